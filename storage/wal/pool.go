@@ -1,0 +1,159 @@
+package wal
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// ChunkSize is the size in bytes of a pooled chunk: large enough for several
+// 1 MiB batches in one commit, small enough that the pool has many.
+const ChunkSize = 4 << 20
+
+// MaxJumbo bounds a single chunk made for one oversized append.
+const MaxJumbo = 256 << 20
+
+// Chunk is page-aligned memory outside the Go heap, counted by references. It
+// is written by its stream alone; holders of a reference read what was handed
+// to them. The last Release gives it back to its pool.
+type Chunk struct {
+	B    []byte
+	refs atomic.Int32
+	pool *Pool
+}
+
+// Retain adds a reference; the caller must hold one already.
+func (c *Chunk) Retain() {
+	if c.refs.Add(1) <= 1 {
+		panic("wal: Retain of a released chunk")
+	}
+}
+
+// Release drops one reference.
+func (c *Chunk) Release() {
+	switch n := c.refs.Add(-1); {
+	case n == 0:
+		c.pool.put(c)
+	case n < 0:
+		panic("wal: Release of a released chunk")
+	}
+}
+
+// Pool is a bounded, recycled pool of chunks: the memory tail of all
+// partitions. Chunks are mapped on first need and kept, because first touch of
+// fresh memory costs more CPU than everything else a broker does with a byte.
+type Pool struct {
+	limit int64
+
+	mu     sync.Mutex
+	free   []*Chunk
+	mapped int64 // bytes mapped, free ones included
+	inUse  int64
+	wait   chan struct{} // closed and replaced when memory comes back
+	want   func()        // called without mu when a Get has to wait
+}
+
+// NewPool returns a pool of at most limit bytes, at least four chunks.
+func NewPool(limit int64) *Pool {
+	return &Pool{limit: max(limit, 4*ChunkSize), wait: make(chan struct{})}
+}
+
+// OnPressure sets a function that is called whenever a Get finds the pool
+// exhausted, so that the owner can give chunks back. Set it before use.
+func (p *Pool) OnPressure(f func()) { p.want = f }
+
+// Get returns a chunk of at least size bytes with one reference. It waits
+// while the pool is exhausted, until ctx ends.
+func (p *Pool) Get(ctx context.Context, size int) (*Chunk, error) {
+	if size > MaxJumbo {
+		return nil, fmt.Errorf("%w: %d bytes, limit %d", ErrTooLarge, size, MaxJumbo)
+	}
+	need := (max(size, ChunkSize) + ChunkSize - 1) / ChunkSize * ChunkSize
+	for {
+		c, wait, err := p.try(need)
+		if c != nil || err != nil {
+			return c, err
+		}
+		if p.want != nil {
+			p.want()
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for memory tail: %w", context.Cause(ctx))
+		}
+	}
+}
+
+func (p *Pool) try(need int) (*Chunk, chan struct{}, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if need == ChunkSize && len(p.free) > 0 {
+		c := p.free[len(p.free)-1]
+		p.free = p.free[:len(p.free)-1]
+		p.inUse += int64(len(c.B))
+		c.refs.Store(1)
+		return c, nil, nil
+	}
+	for p.mapped+int64(need) > p.limit && len(p.free) > 0 { // make room for a jumbo
+		c := p.free[len(p.free)-1]
+		p.free = p.free[:len(p.free)-1]
+		p.unmapLocked(c)
+	}
+	// One jumbo may exceed the limit when nothing else is in use, so that a
+	// batch larger than the pool can still pass.
+	if p.mapped+int64(need) > p.limit && p.inUse > 0 {
+		return nil, p.wait, nil
+	}
+	b, err := unix.Mmap(-1, 0, need, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return nil, nil, fmt.Errorf("map %d bytes for the memory tail: %w", need, err)
+	}
+	if need == ChunkSize {
+		_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // only a hint
+	}
+	p.mapped += int64(need)
+	p.inUse += int64(need)
+	c := &Chunk{B: b, pool: p}
+	c.refs.Store(1)
+	return c, nil, nil
+}
+
+func (p *Pool) unmapLocked(c *Chunk) {
+	p.mapped -= int64(len(c.B))
+	_ = unix.Munmap(c.B) // can only fail for a bad address
+	c.B = nil
+}
+
+func (p *Pool) put(c *Chunk) {
+	p.mu.Lock()
+	p.inUse -= int64(len(c.B))
+	if len(c.B) != ChunkSize {
+		p.unmapLocked(c)
+	} else {
+		p.free = append(p.free, c)
+	}
+	close(p.wait)
+	p.wait = make(chan struct{})
+	p.mu.Unlock()
+}
+
+// Usage returns the bytes in use, the bytes mapped and the limit.
+func (p *Pool) Usage() (inUse, mapped, limit int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.inUse, p.mapped, p.limit
+}
+
+// Close unmaps the free chunks; those in use are unmapped never.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.free {
+		p.unmapLocked(c)
+	}
+	p.free = nil
+}
