@@ -1,0 +1,199 @@
+package ring
+
+import (
+	"fmt"
+
+	"github.com/cirrolog/cirrolog/storage/batch"
+	"github.com/cirrolog/cirrolog/storage/wal"
+)
+
+// checkEntry verifies what the entry's own checksum does not cover: a batch
+// behind its first 21 bytes.
+func checkEntry(e *wal.Entry) error {
+	if e.Kind != wal.KindBatch {
+		return nil
+	}
+	h, err := batch.Check(e.Data)
+	if err != nil {
+		return err
+	}
+	if h.Size() != len(e.Data) || h.BaseOffset != e.Base || h.LastOffset() != e.Last {
+		return fmt.Errorf("%w: entry says offsets %d to %d, its batch %d to %d", batch.ErrCorrupt, e.Base, e.Last, h.BaseOffset, h.LastOffset())
+	}
+	return nil
+}
+
+// run is the committer: the only writer of the ring's data area.
+func (r *Ring) run() {
+	defer close(r.done)
+	stop := r.startPrefill()
+	defer stop()
+	var failed error
+	for range r.kick {
+		for {
+			c, last := r.take()
+			if c == nil {
+				if last {
+					return
+				}
+				break
+			}
+			c.filling.Wait()
+			if failed == nil {
+				failed = r.write(c)
+			}
+			r.finish(c, failed)
+		}
+	}
+}
+
+// take detaches the next commit to write; last says that none will ever come.
+func (r *Ring) take() (c *commit, last bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.queue) == 0 && r.open != nil {
+		r.closeOpenLocked()
+	}
+	if len(r.queue) > 0 {
+		c = r.queue[0]
+		r.queue = append(r.queue[:0], r.queue[1:]...)
+	}
+	return c, c == nil && r.closed
+}
+
+func (r *Ring) write(c *commit) error {
+	padded := align(c.length, block)
+	b := c.chunk.B[c.off : c.off+padded]
+	clear(b[c.length:])
+	h := commitHead{pos: c.pos, length: c.length, entries: len(c.entries), prevEnd: c.prevEnd}
+	h.encode(b, r.key)
+	phys := int64(c.pos) % r.size
+	if int64(c.pos) < r.size {
+		r.fillMu.Lock()
+		r.head = phys + int64(padded)
+		r.filled = max(r.filled, r.head)
+		behind := r.filled < min(r.size, r.head+r.opts.Prefill)
+		r.fillMu.Unlock()
+		if behind {
+			select {
+			case r.fillKick <- struct{}{}:
+			default:
+			}
+		}
+	}
+	if _, err := r.file.WriteAt(b, dataStart+phys); err != nil {
+		return r.poison(fmt.Errorf("write commit at %d: %w", c.pos, err))
+	}
+	return nil
+}
+
+// finish announces the commit and recycles it.
+func (r *Ring) finish(c *commit, failed error) {
+	if failed == nil {
+		r.mu.Lock()
+		r.durable = c.pos + wal.Pos(align(c.length, block))
+		r.mu.Unlock()
+	}
+	r.opts.Announce(c.entries, failed)
+	clear(c.entries)
+	c.entries = c.entries[:0]
+	c.chunk.Release()
+	c.chunk = nil
+	r.mu.Lock()
+	r.spare = c
+	r.mu.Unlock()
+}
+
+// poison records the first failure, for ever, and wakes whoever waits for space.
+func (r *Ring) poison(err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err == nil {
+		r.err = fmt.Errorf("%w: %w", wal.ErrPoisoned, err)
+		close(r.space)
+		r.space = make(chan struct{})
+	}
+	return r.err
+}
+
+// Close implements wal.Stream.
+func (r *Ring) Close() error {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return wal.ErrClosed
+	}
+	r.closed = true
+	running := r.running
+	close(r.space)
+	r.space = make(chan struct{})
+	r.mu.Unlock()
+	if running {
+		select {
+		case r.kick <- struct{}{}:
+		default:
+		}
+		<-r.done
+	}
+	r.mu.Lock()
+	if r.chunk != nil {
+		r.chunk.Release()
+		r.chunk = nil
+	}
+	err := r.err
+	r.mu.Unlock()
+	if e := r.file.Close(); err == nil && e != nil {
+		err = fmt.Errorf("close wal: %w", e)
+	}
+	return err
+}
+
+const prefillPiece = 4 << 20
+
+// startPrefill zeroes the ring ahead of the head during its first lap, so that
+// commits meet allocated blocks. The returned function stops it and waits.
+func (r *Ring) startPrefill() (stop func()) {
+	if r.opts.Prefill <= 0 || r.filled >= r.size {
+		return func() {}
+	}
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		r.prefill(quit)
+	}()
+	return func() { close(quit); <-done }
+}
+
+func (r *Ring) prefill(quit chan struct{}) {
+	zero := alignedBytes(prefillPiece)
+	for {
+		r.fillMu.Lock()
+		n := min(prefillPiece, min(r.size, r.head+r.opts.Prefill)-r.filled)
+		if n > 0 {
+			if _, err := r.file.WriteAt(zero[:n], dataStart+r.filled); err != nil {
+				r.fillMu.Unlock()
+				_ = r.poison(fmt.Errorf("prefill: %w", err))
+				return
+			}
+			r.filled += n
+		}
+		full := r.filled >= r.size
+		r.fillMu.Unlock()
+		if full {
+			return
+		}
+		if n > 0 {
+			select {
+			case <-quit:
+				return
+			default:
+				continue
+			}
+		}
+		select {
+		case <-quit:
+			return
+		case <-r.fillKick:
+		}
+	}
+}
