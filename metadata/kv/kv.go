@@ -19,6 +19,7 @@ const (
 	MaxCommitBytes = 1 << 20   // keys and values together
 	MaxValueBytes  = 256 << 10 // one value
 	MaxKeyBytes    = 1024
+	MaxRangeItems  = 1000 // items of one Range
 )
 
 var (
@@ -31,6 +32,11 @@ var (
 	ErrUnknown = errors.New("kv: outcome unknown")
 	// ErrUnavailable: the store can't be reached or throttles; nothing was done.
 	ErrUnavailable = errors.New("kv: store unavailable")
+	// ErrInvalid: the request makes no sense (empty key, a key twice in one
+	// commit, a range limit out of bounds); nothing was done.
+	ErrInvalid = errors.New("kv: invalid request")
+	// ErrClosed: the store was closed; nothing was done.
+	ErrClosed = errors.New("kv: store closed")
 	// ErrLimit: a limit above was exceeded; nothing was done.
 	ErrLimit = errors.New("kv: limit exceeded")
 	// ErrLeaseLost: the lease expired or was taken by another owner.
@@ -72,7 +78,9 @@ type Store interface {
 	// reverse order when reverse). An empty from means from the edge.
 	Range(ctx context.Context, prefix, from string, limit int, reverse bool) ([]Item, error)
 	// Commit applies all ops if all preconditions hold, else none. It returns
-	// the new revision of each op's key, in order (0 for deletes).
+	// the new revision of each op's key, in order (0 for deletes). A key may
+	// stand in one op and in one precondition. Deleting an absent key is no
+	// error. A commit without ops only checks its preconditions.
 	Commit(ctx context.Context, ops []Op, pre []Precondition) ([]Revision, error)
 	// Watch delivers every change under prefix made after the call, in order
 	// per key, at least the last value of each changed key; a delete has nil

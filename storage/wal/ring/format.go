@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"hash/crc32"
 
-	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/storage/wal"
 )
@@ -54,21 +53,7 @@ import (
 //	40  reserved           20
 //	60  crc of [0,60)      u32
 //
-// Entry (64-byte header, data, padding to 8):
-//
-//	 0  kind               u8
-//	 1  reserved           3
-//	 4  partition          i32
-//	 8  topic id           16
-//	24  leader epoch       i32
-//	28  data length        u32
-//	32  base offset        i64
-//	40  last offset        i64
-//	48  reserved           12
-//	60  crc               u32    of [0,60) and the first 21 bytes of data
-//
-// A batch carries Kafka's own CRC of everything behind its first 21 bytes, so
-// every byte is under exactly one checksum.
+// Entries are those of wal.EncodeEntry.
 const (
 	magicSuper  = "CIRRORNG"
 	magicTrim   = "CIRROTRM"
@@ -81,8 +66,6 @@ const (
 	superSize    = 64
 	slotSize     = 32
 	commitHeader = 64
-	entryHeader  = 64
-	entryAlign   = 8
 
 	// MinSize is the smallest ring: a few commits of one chunk.
 	MinSize = 64 << 10
@@ -174,49 +157,5 @@ func decodeCommit(b []byte, key uint64) (h commitHead, ok bool) {
 	h.length = int(binary.LittleEndian.Uint32(b[24:]))
 	h.entries = int(binary.LittleEndian.Uint32(b[28:]))
 	h.prevEnd = wal.Pos(binary.LittleEndian.Uint64(b[32:]))
-	return h, h.length >= commitHeader && h.length <= wal.MaxJumbo && h.entries <= h.length/entryHeader
-}
-
-func entrySize(data int) int { return align(entryHeader+data, entryAlign) }
-
-// encodeEntry writes header and padding around the data already at b[entryHeader:].
-func encodeEntry(b []byte, e *wal.Entry, dataLen int) {
-	clear(b[:entryHeader])
-	b[0] = byte(e.Kind)
-	binary.LittleEndian.PutUint32(b[4:], uint32(e.TP.Partition))
-	copy(b[8:], e.TP.Topic[:])
-	binary.LittleEndian.PutUint32(b[24:], uint32(e.Epoch))
-	binary.LittleEndian.PutUint32(b[28:], uint32(dataLen))
-	binary.LittleEndian.PutUint64(b[32:], uint64(e.Base))
-	binary.LittleEndian.PutUint64(b[40:], uint64(e.Last))
-	binary.LittleEndian.PutUint32(b[60:], entryCRC(b, b[entryHeader:entryHeader+dataLen]))
-	clear(b[entryHeader+dataLen : entrySize(dataLen)])
-}
-
-func entryCRC(head, data []byte) uint32 {
-	return crc32.Update(crc32.Checksum(head[:60], castagnoli), castagnoli, data[:min(len(data), 21)])
-}
-
-// decodeEntry reads the entry at the start of b into e; e.Data aliases b.
-func decodeEntry(b []byte, e *wal.Entry) (size int, err error) {
-	if len(b) < entryHeader {
-		return 0, fmt.Errorf("entry header cut at %d bytes", len(b))
-	}
-	n := int(binary.LittleEndian.Uint32(b[28:]))
-	if n > len(b)-entryHeader {
-		return 0, fmt.Errorf("entry of %d bytes in the %d that are left", n, len(b)-entryHeader)
-	}
-	data := b[entryHeader : entryHeader+n]
-	if entryCRC(b, data) != binary.LittleEndian.Uint32(b[60:]) {
-		return 0, fmt.Errorf("entry checksum")
-	}
-	var topic ids.TopicID
-	copy(topic[:], b[8:])
-	e.TP = ids.TopicPartition{Topic: topic, Partition: int32(binary.LittleEndian.Uint32(b[4:]))}
-	e.Kind = wal.Kind(b[0])
-	e.Epoch = int32(binary.LittleEndian.Uint32(b[24:]))
-	e.Base = int64(binary.LittleEndian.Uint64(b[32:]))
-	e.Last = int64(binary.LittleEndian.Uint64(b[40:]))
-	e.Data = data
-	return min(entrySize(n), len(b)), nil
+	return h, h.length >= commitHeader && h.length <= wal.MaxJumbo && h.entries <= h.length/wal.EntryHeader
 }

@@ -112,7 +112,7 @@ func (r *Ring) entriesOf(h commitHead, body []byte) ([]wal.Entry, error) {
 	for i := range entries {
 		e := &entries[i]
 		e.Pos = h.pos
-		n, err := decodeEntry(b, e)
+		n, err := wal.DecodeEntry(b, e)
 		if err != nil {
 			return nil, err
 		}

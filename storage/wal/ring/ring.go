@@ -61,8 +61,8 @@ type Ring struct {
 	end      wal.Pos    // end of what was appended, padded at commit borders
 	durable  wal.Pos
 	trimmed  wal.Pos
-	slots    uint64        // counter of the newest trim slot
-	trimming sync.Mutex    // serialises Trim's writes; taken before mu; guards slotBuf
+	slots    uint64     // counter of the newest trim slot
+	trimming sync.Mutex // serialises Trim's writes; taken before mu; guards slotBuf
 	slotBuf  []byte
 	running  bool
 	space    chan struct{} // closed and replaced when trimmed moves
@@ -177,7 +177,7 @@ func (r *Ring) load() error {
 // MaxAppend is the most data bytes one Append can take: a commit must fit in a
 // quarter of the ring, so that trimming can keep up.
 func (r *Ring) MaxAppend() int {
-	return int(min(r.size/4, wal.MaxJumbo)) - commitHeader - 4*entryHeader
+	return int(min(r.size/4, wal.MaxJumbo)) - commitHeader - 4*wal.EntryHeader
 }
 
 // State tells the ring's bounds.
@@ -191,9 +191,9 @@ func (r *Ring) State() wal.State {
 func (r *Ring) Append(ctx context.Context, entries ...*wal.Entry) error {
 	need := 0
 	for _, e := range entries {
-		need += entrySize(len(e.Data))
+		need += wal.EntrySize(len(e.Data))
 	}
-	if need > r.MaxAppend()+4*entryHeader {
+	if need > r.MaxAppend()+4*wal.EntryHeader {
 		return fmt.Errorf("%w: %d bytes, limit %d", wal.ErrTooLarge, need, r.MaxAppend())
 	}
 	r.mu.Lock()
@@ -215,11 +215,11 @@ func (r *Ring) Append(ctx context.Context, entries ...*wal.Entry) error {
 
 	for _, e := range entries {
 		n := len(e.Data)
-		dst := c.chunk.B[at+entryHeader : at+entryHeader+n : at+entryHeader+n]
+		dst := c.chunk.B[at+wal.EntryHeader : at+wal.EntryHeader+n : at+wal.EntryHeader+n]
 		copy(dst, e.Data)
 		e.Data = dst
-		encodeEntry(c.chunk.B[at:], e, n)
-		at += entrySize(n)
+		wal.EncodeEntry(c.chunk.B[at:], e, n)
+		at += wal.EntrySize(n)
 	}
 	c.filling.Done()
 	select {
