@@ -1,0 +1,246 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"time"
+
+	"github.com/cirrolog/cirrolog/storage/batch"
+	"github.com/cirrolog/cirrolog/storage/segment"
+	"github.com/cirrolog/cirrolog/storage/wal"
+)
+
+// AppendOptions say how a batch is stamped.
+type AppendOptions struct {
+	// Epoch is the leader epoch.
+	Epoch int32
+	// LogAppendTime stamps the batch with the store's clock
+	// (message.timestamp.type=LogAppendTime).
+	LogAppendTime bool
+}
+
+// Append gives b, one validated batch, the next offsets and puts it into the
+// stream. It stamps b in place and copies it. done is called exactly once:
+// when the batch is durable, or has failed for good. It is called without
+// locks, from any goroutine, and must not block. A returned error means that
+// nothing was appended and done is not called. Append waits for memory, stream
+// or disk space until ctx ends (ErrBusy).
+func (l *Log) Append(ctx context.Context, b []byte, h batch.Header, opts AppendOptions, done func(AppendResult)) error {
+	if err := l.store.room(ctx); err != nil {
+		return err
+	}
+	l.appendMu.Lock()
+	defer l.appendMu.Unlock()
+	dup, err := l.producers.check(&h)
+	if err != nil {
+		return err
+	}
+	if dup != nil {
+		return l.duplicate(dup, done)
+	}
+	now := l.store.opts.Now()
+	r := &record{log: l, size: int32(len(b)), done: done}
+	r.result = AppendResult{LogAppendTime: -1}
+	if opts.LogAppendTime {
+		r.result.LogAppendTime = now.UnixMilli()
+		batch.StampLogAppendTime(b, r.result.LogAppendTime)
+	}
+	base := l.next.Load()
+	if base > math.MaxInt64-int64(h.LastOffsetDelta)-1 {
+		return fmt.Errorf("%w: offsets are used up", ErrOutOfRange)
+	}
+	batch.Stamp(b, base, opts.Epoch)
+	if h, err = batch.Parse(b); err != nil {
+		return err
+	}
+	r.Entry = wal.Entry{TP: l.tp, Kind: wal.KindBatch, Epoch: opts.Epoch, Base: base, Last: h.LastOffset(), Data: b, Owner: r}
+	r.result.Base, r.result.Last, r.maxTS = base, r.Last, h.MaxTimestamp
+	rolled, err := l.place(r, now)
+	if err != nil {
+		return err
+	}
+	if err := l.store.stream.Append(ctx, &r.Entry); err != nil {
+		l.unplace()
+		return appendError(err)
+	}
+	l.settle(r, h, b, now)
+	if rolled {
+		l.store.enqueue(l)
+	}
+	return nil
+}
+
+// duplicate answers a retry: when the original is durable.
+func (l *Log) duplicate(dup *segment.BatchRef, done func(AppendResult)) error {
+	res := AppendResult{Base: dup.BaseOffset, Last: dup.LastOffset, LogAppendTime: -1, Duplicate: true}
+	l.mu.Lock()
+	if dup.LastOffset < l.hw {
+		l.mu.Unlock()
+		done(res)
+		return nil
+	}
+	for _, r := range l.tail {
+		if r.Base == dup.BaseOffset {
+			first := r.done
+			r.done = func(a AppendResult) {
+				if first != nil {
+					first(a)
+				}
+				res.Err = a.Err
+				done(res)
+			}
+			l.mu.Unlock()
+			return nil
+		}
+	}
+	l.mu.Unlock()
+	return fmt.Errorf("%w: the original of a duplicate at offset %d is gone", ErrFailed, dup.BaseOffset)
+}
+
+func appendError(err error) error {
+	switch {
+	case errors.Is(err, wal.ErrTooLarge):
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	case errors.Is(err, wal.ErrClosed):
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return fmt.Errorf("%w: %w", ErrFailed, err)
+}
+
+// place puts the record at the end of the tail, before the stream can announce
+// it, rolling the segment when it is full. l.appendMu is held.
+func (l *Log) place(r *record, now time.Time) (rolled bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return false, l.err
+	}
+	if l.closed {
+		return false, ErrClosed
+	}
+	s := l.activeLocked()
+	if s != nil && l.fullLocked(s, r, now) {
+		l.closeSegLocked(s, now)
+		s, rolled = nil, true
+	}
+	if s == nil {
+		s = l.newSegLocked(r.Base)
+	}
+	r.seg, r.filePos = s, s.size
+	l.tail = append(l.tail, r)
+	return rolled, nil
+}
+
+func (l *Log) fullLocked(s *seg, r *record, now time.Time) bool {
+	if s.size == 0 {
+		return false
+	}
+	return s.size+int64(r.size) > l.cfg.SegmentBytes || now.Sub(s.began) >= l.cfg.SegmentAge ||
+		r.Last-s.base > math.MaxInt32
+}
+
+func (l *Log) newSegLocked(base int64) *seg {
+	s := &seg{base: base, last: base - 1, maxTS: -1, builder: segment.NewBuilder(l.tp, base, l.cfg.IndexInterval)}
+	l.segs = append(l.segs, s)
+	return s
+}
+
+// closeSegLocked makes the active segment a closing one; the flusher does the rest.
+func (l *Log) closeSegLocked(s *seg, now time.Time) {
+	s.state, s.closedAt = segClosing, now
+	s.producers = l.producers.snapshot(now.UnixMilli(), l.store.opts.ProducerExpiry)
+}
+
+// unplace takes back what place did: the stream did not take the record.
+func (l *Log) unplace() {
+	l.mu.Lock()
+	l.tail[len(l.tail)-1] = nil
+	l.tail = l.tail[:len(l.tail)-1]
+	l.mu.Unlock()
+}
+
+// settle makes the record part of the log: index, end offset, producer state.
+func (l *Log) settle(r *record, h batch.Header, b []byte, now time.Time) {
+	l.producers.add(&h, now.UnixMilli())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.settleLocked(r, h, b, now)
+}
+
+func (l *Log) settleLocked(r *record, h batch.Header, b []byte, now time.Time) {
+	s := r.seg
+	if s.size == 0 {
+		s.began = now
+	}
+	s.builder.Add(h, b)
+	s.size += int64(r.size)
+	s.last = r.Last
+	s.maxTS = max(s.maxTS, h.MaxTimestamp)
+	if n := len(l.epochs); n == 0 || l.epochs[n-1].Epoch < r.Epoch {
+		l.epochs = append(l.epochs, segment.EpochStart{Epoch: r.Epoch, Start: r.Base})
+	}
+	l.next.Store(r.Last + 1)
+	l.store.dirty.add(l)
+}
+
+// announce is the stream's Announce: it moves the high watermarks.
+func (s *Store) announce(entries []*wal.Entry, err error) {
+	if err != nil {
+		s.fail(err)
+	}
+	for _, e := range entries {
+		r := e.Owner.(*record)
+		l := r.log
+		l.mu.Lock()
+		full := false
+		if err == nil {
+			l.hw = r.Last + 1
+			l.pending += int64(r.size)
+			full = l.pending >= flushPiece && !l.queued
+		} else {
+			l.err = fmt.Errorf("%w: %w", ErrFailed, err)
+		}
+		done := r.done
+		r.done = nil
+		l.wakeLocked()
+		l.mu.Unlock()
+		s.chunks.note(e.Chunk, l)
+		if full {
+			s.enqueue(l)
+		}
+		res := r.result
+		if err != nil {
+			res.Err = fmt.Errorf("%w: %w", ErrFailed, err)
+		}
+		if done != nil {
+			done(res)
+		}
+	}
+}
+
+// RollIfOld closes the active segment when it is older than the topic's
+// segment.ms, or now when force is set, so that it can be tiered.
+func (l *Log) RollIfOld(force bool) {
+	l.appendMu.Lock()
+	l.mu.Lock()
+	now := l.store.opts.Now()
+	s := l.activeLocked()
+	roll := s != nil && s.size > 0 && l.err == nil && !l.closed && (force || now.Sub(s.began) >= l.cfg.SegmentAge)
+	if roll {
+		l.closeSegLocked(s, now)
+	}
+	l.mu.Unlock()
+	l.appendMu.Unlock()
+	if roll {
+		l.store.enqueue(l)
+	}
+}
+
+const logsDir = "logs"
+
+func walPath(dir string) string { return filepath.Join(dir, "wal", "ring.wal") }

@@ -1,0 +1,257 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"github.com/cirrolog/cirrolog/storage/segment"
+	"github.com/cirrolog/cirrolog/storage/vfs"
+)
+
+// DropLocal removes the closed segments from this disk whose offsets are all
+// below before, oldest first. The caller has made sure that nobody needs them
+// here: they are tiered and indexed, or below the log start. Files in use go
+// with their last user. It returns the bytes given up.
+func (l *Log) DropLocal(before int64) int64 {
+	var gone []*seg
+	var n int64
+	l.flushMu.Lock()
+	l.mu.Lock()
+	for i, s := range l.segs {
+		if s.state != segClosed || s.last >= before {
+			break
+		}
+		if s.logGone {
+			continue
+		}
+		n += s.size
+		s.dropped, s.logGone = true, true
+		_ = i
+		if s.users == 0 {
+			gone = append(gone, s)
+		}
+	}
+	l.popLocked()
+	l.mu.Unlock()
+	l.flushMu.Unlock()
+	for _, s := range gone {
+		l.removeFiles(s)
+	}
+	l.dropOldIndex()
+	return n
+}
+
+// removeFiles removes a dropped segment's .log; its .idx goes when a newer one
+// tells where the log ends.
+func (l *Log) removeFiles(s *seg) {
+	path := l.logPath(s)
+	l.store.files.remove(path)
+	if err := l.store.opts.FS.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		l.store.opts.Logger.Warn("remove segment", "path", path, "err", err)
+	}
+	l.store.free(s.size)
+}
+
+// dropOldIndex removes the .idx files of dropped segments but the newest one
+// of the log, which remembers the end offset and the producers.
+func (l *Log) dropOldIndex() {
+	l.mu.Lock()
+	newest := -1
+	for i, s := range l.segs {
+		if s.state == segClosed {
+			newest = i
+		}
+	}
+	var gone []*seg
+	keep := l.segs[:0:0]
+	for i, s := range l.segs {
+		if s.logGone && s.users == 0 && i < newest {
+			gone = append(gone, s)
+		} else {
+			keep = append(keep, s)
+		}
+	}
+	l.segs = keep
+	l.mu.Unlock()
+	for _, s := range gone {
+		if err := l.store.opts.FS.Remove(l.idxPath(s)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			l.store.opts.Logger.Warn("remove index", "path", l.idxPath(s), "err", err)
+		}
+		l.store.free(s.trailer)
+	}
+}
+
+// MarkTiered says that offsets up to last are in the bucket and indexed.
+func (l *Log) MarkTiered(last int64) {
+	l.mu.Lock()
+	for _, s := range l.segs {
+		if s.state == segClosed && s.last <= last {
+			s.tiered = true
+		}
+	}
+	l.mu.Unlock()
+}
+
+// ClosedSegment describes a closed segment that is still on disk.
+type ClosedSegment struct {
+	Meta     segment.Meta
+	Bytes    int64 // of the object: log and trailer
+	CRC32C   uint32
+	ClosedAt time.Time
+	Tiered   bool
+}
+
+// ClosedSegments lists the closed segments on this disk, oldest first.
+func (l *Log) ClosedSegments() []ClosedSegment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []ClosedSegment
+	for _, s := range l.segs {
+		if s.state != segClosed || s.logGone {
+			continue
+		}
+		out = append(out, ClosedSegment{
+			Meta:  segment.Meta{TP: l.tp, Base: s.base, Last: s.last, LogSize: s.size, MaxTimestamp: s.maxTS},
+			Bytes: s.size + s.trailer, CRC32C: s.crc, ClosedAt: s.closedAt, Tiered: s.tiered,
+		})
+	}
+	return out
+}
+
+// SegmentReader reads a closed segment as the object that the bucket will
+// hold: the bytes of the .log, then those of the .idx. Its files stay until Close.
+type SegmentReader struct {
+	log     *Log
+	seg     *seg
+	file    vfs.File
+	trailer []byte
+	index   *segment.Index
+	crc     uint32
+	size    int64
+}
+
+// OpenSegment opens the closed segment that begins at base.
+func (l *Log) OpenSegment(base int64) (*SegmentReader, error) {
+	l.mu.Lock()
+	var s *seg
+	for _, g := range l.segs {
+		if g.base == base && g.state == segClosed && !g.logGone {
+			s = g
+			s.users++
+		}
+	}
+	closed := l.closed
+	l.mu.Unlock()
+	if s == nil || closed {
+		return nil, fmt.Errorf("%w: closed segment %d of %s", ErrNotLocal, base, l.tp)
+	}
+	r := &SegmentReader{log: l, seg: s, size: s.size, crc: s.crc}
+	var err error
+	if r.trailer, err = readFile(l.store.opts.FS, l.idxPath(s), segment.MaxTrailer); err == nil {
+		r.index, err = segment.ParseTrailer(r.trailer)
+	}
+	if err == nil {
+		r.file, err = l.store.opts.FS.Open(l.logPath(s), vfs.ReadOnly)
+	}
+	if err != nil {
+		l.unuse(s)
+		return nil, fmt.Errorf("open segment %d of %s: %w", base, l.tp, err)
+	}
+	return r, nil
+}
+
+// Index is the segment's parsed trailer.
+func (r *SegmentReader) Index() *segment.Index { return r.index }
+
+// Size is the object's size in bytes.
+func (r *SegmentReader) Size() int64 { return r.size + int64(len(r.trailer)) }
+
+// CRC32C is the object's checksum as the append path computed it.
+func (r *SegmentReader) CRC32C() uint32 { return r.crc }
+
+// ReadAt reads the object's bytes.
+func (r *SegmentReader) ReadAt(b []byte, off int64) (int, error) {
+	n := 0
+	if off < r.size {
+		want := b[:min(int64(len(b)), r.size-off)]
+		m, err := r.file.ReadAt(want, off)
+		n += m
+		if m < len(want) {
+			return n, fmt.Errorf("read segment %d of %s at %d: %w", r.seg.base, r.log.tp, off, errors.Join(err, io.ErrUnexpectedEOF))
+		}
+	}
+	if n < len(b) {
+		at := off + int64(n) - r.size
+		if at > int64(len(r.trailer)) {
+			return n, io.EOF
+		}
+		n += copy(b[n:], r.trailer[at:])
+	}
+	if n < len(b) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// Close lets the files go.
+func (r *SegmentReader) Close() error {
+	err := r.file.Close()
+	r.log.unuse(r.seg)
+	return err
+}
+
+// TimeOffset is a record's place and time.
+type TimeOffset struct {
+	Offset, Timestamp int64
+	Epoch             int32
+}
+
+// FirstSpanSince returns the offset from which a search for the first record
+// with a timestamp >= ts must read on this disk: the first offset of a span (or
+// tail batch) whose maximum timestamp is at least ts. ok is false when there is none.
+func (l *Log) FirstSpanSince(ts int64) (offset int64, ok bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.segs {
+		if s.logGone || s.last < s.base || s.maxTS < ts || s.last < l.start {
+			continue
+		}
+		if s.builder != nil {
+			if off, ok := s.builder.LookupTime(ts); ok {
+				return off, true, nil
+			}
+			continue
+		}
+		if s.index == nil {
+			if s.index, _, err = l.readIndex(s); err != nil {
+				return 0, false, err
+			}
+		}
+		if off, ok := s.index.LookupTime(ts); ok {
+			return off, true, nil
+		}
+	}
+	return 0, false, nil
+}
+
+// MaxTimestamp returns the greatest batch timestamp on this disk and the first
+// offset of a span that has it; -1 when there are no batches.
+func (l *Log) MaxTimestamp() (ts int64, from int64) {
+	ts, from = -1, -1
+	l.mu.Lock()
+	for _, s := range l.segs {
+		if !s.logGone && s.last >= s.base && s.maxTS > ts {
+			ts = s.maxTS
+		}
+	}
+	l.mu.Unlock()
+	if ts >= 0 {
+		if off, ok, err := l.FirstSpanSince(ts); err == nil && ok {
+			from = off
+		}
+	}
+	return ts, from
+}

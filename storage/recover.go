@@ -1,0 +1,369 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/cirrolog/cirrolog/storage/batch"
+	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/storage/segment"
+	"github.com/cirrolog/cirrolog/storage/vfs"
+	"github.com/cirrolog/cirrolog/storage/wal"
+)
+
+// recovery rebuilds the logs of a store.
+type recovery struct {
+	s       *Store
+	staging []byte
+	chunk   *wal.Chunk // memory for replayed batches
+	used    int
+}
+
+// recover reads segment files, spill files and stream, in this order: each
+// goes on where the one before ends.
+func (s *Store) recover() error {
+	r := &recovery{s: s, staging: alignedBytes(stagingSize)}
+	entries, err := s.opts.FS.List(filepath.Join(s.opts.Dir, logsDir))
+	if err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	for _, e := range entries {
+		tp, err := ids.ParseTopicPartition(e.Name())
+		if err != nil {
+			return fmt.Errorf("recover: unknown entry in %s: %w", filepath.Join(s.opts.Dir, logsDir), err)
+		}
+		l := newLog(s, tp, LogConfig{}, 0)
+		if err := l.recoverFiles(); err != nil {
+			return fmt.Errorf("recover %s: %w", tp, err)
+		}
+		s.logs[tp] = l
+	}
+	if err := r.spills(); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	err = s.stream.Replay(func(e *wal.Entry) error { return r.entry(e, nil) })
+	if err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	if r.chunk != nil {
+		r.chunk.Release()
+	}
+	for _, l := range s.logs {
+		l.producersReady()
+	}
+	return nil
+}
+
+// recoverFiles reads the log's directory: closed segments by their .idx, the
+// others by scanning for their valid prefix.
+func (l *Log) recoverFiles() error {
+	files, err := l.store.opts.FS.List(l.dir())
+	if err != nil {
+		return err
+	}
+	logs, idxs := map[int64]bool{}, map[int64]bool{}
+	for _, f := range files {
+		base, isIndex, err := segment.ParseName(f.Name())
+		switch {
+		case strings.HasSuffix(f.Name(), ".tmp"):
+			if err := l.store.opts.FS.Remove(filepath.Join(l.dir(), f.Name())); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		case isIndex:
+			idxs[base] = true
+		default:
+			logs[base] = true
+		}
+	}
+	var bases []int64
+	for b := range logs {
+		bases = append(bases, b)
+	}
+	for b := range idxs {
+		if !logs[b] {
+			bases = append(bases, b)
+		}
+	}
+	sort.Slice(bases, func(i, j int) bool { return bases[i] < bases[j] })
+	for _, base := range bases {
+		var err error
+		if idxs[base] {
+			err = l.recoverClosed(base, !logs[base])
+		} else {
+			err = l.recoverOpen(base)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	l.hw = l.next.Load()
+	return nil
+}
+
+// recoverClosed adds a segment that has an .idx.
+func (l *Log) recoverClosed(base int64, logGone bool) error {
+	s := &seg{base: base, state: segClosed, logGone: logGone}
+	idx, n, err := l.readIndex(s)
+	if err != nil {
+		return err
+	}
+	if n := len(l.segs); n > 0 && l.segs[n-1].state != segClosed {
+		return fmt.Errorf("%w: closed segment %d follows open segment %d", ErrDamaged, base, l.segs[n-1].base)
+	}
+	m := idx.Meta
+	if m.TP != l.tp || m.Base != base {
+		return fmt.Errorf("%w: %s is of %s, base %d", ErrDamaged, l.idxPath(s), m.TP, m.Base)
+	}
+	s.last, s.size, s.written, s.maxTS, s.trailer = m.Last, m.LogSize, m.LogSize, m.MaxTimestamp, n
+	s.crc = idx.ObjectCRC()
+	if !logGone {
+		info, err := l.store.opts.FS.Stat(l.logPath(s))
+		if err != nil {
+			return err
+		}
+		if info.Size() != s.size {
+			return fmt.Errorf("%w: %s has %d bytes, its index says %d", ErrDamaged, l.logPath(s), info.Size(), s.size)
+		}
+		s.closedAt = info.ModTime()
+		l.store.diskUsed.Add(s.size)
+	}
+	l.store.diskUsed.Add(n)
+	l.segs = append(l.segs, s)
+	l.next.Store(m.Last + 1)
+	for _, e := range idx.Epochs {
+		l.addEpoch(e)
+	}
+	l.producers.restore(idx.Producers)
+	return nil
+}
+
+func (l *Log) addEpoch(e segment.EpochStart) {
+	if n := len(l.epochs); n == 0 || l.epochs[n-1].Epoch < e.Epoch {
+		l.epochs = append(l.epochs, e)
+	}
+}
+
+// recoverOpen scans a segment without .idx for its valid prefix. What follows
+// the prefix was never synced, or the ring still has it.
+func (l *Log) recoverOpen(base int64) error {
+	if n := len(l.segs); n > 0 && base != l.next.Load() {
+		return fmt.Errorf("%w: open segment begins at %d, the log before it ends at %d", ErrDamaged, base, l.next.Load())
+	}
+	l.next.Store(base)
+	s := &seg{base: base, last: base - 1, maxTS: -1, began: l.store.opts.Now(), builder: segment.NewBuilder(l.tp, base, l.cfg.IndexInterval)}
+	f, err := l.store.opts.FS.Open(l.logPath(s), vfs.ReadOnly)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	end, err := segment.ScanLog(f, size, 0, base, func(h batch.Header, raw []byte, pos int64) error {
+		s.builder.Add(h, raw)
+		s.last, s.maxTS = h.LastOffset(), max(s.maxTS, h.MaxTimestamp)
+		l.addEpoch(segment.EpochStart{Epoch: h.LeaderEpoch, Start: h.BaseOffset})
+		l.producers.add(&h, h.MaxTimestamp)
+		return nil
+	})
+	if err != nil && !errors.Is(err, segment.ErrTorn) {
+		return err
+	}
+	s.builder.EndSpan()
+	s.size = end
+	s.written = end &^ (vfs.BlockSize - 1)
+	if end > s.written {
+		s.head = make([]byte, end-s.written)
+		if n, err := f.ReadAt(s.head, s.written); n < len(s.head) {
+			return fmt.Errorf("read %s: %w", l.logPath(s), err)
+		}
+	}
+	s.dirty = true
+	l.segs = append(l.segs, s)
+	l.next.Store(s.last + 1)
+	l.store.diskUsed.Add(s.written)
+	return nil
+}
+
+// readIndex reads and checks a segment's .idx file.
+func (l *Log) readIndex(s *seg) (*segment.Index, int64, error) {
+	path := l.idxPath(s)
+	b, err := readFile(l.store.opts.FS, path, segment.MaxTrailer)
+	if err != nil {
+		return nil, 0, err
+	}
+	idx, err := segment.ParseTrailer(b)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read %s: %w", path, err)
+	}
+	return idx, int64(len(b)), nil
+}
+
+// readFile reads a whole file of at most limit bytes.
+func readFile(fsys vfs.FS, path string, limit int64) ([]byte, error) {
+	f, err := fsys.Open(path, vfs.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	if size > limit {
+		return nil, fmt.Errorf("%w: %s has %d bytes, limit %d", ErrDamaged, path, size, limit)
+	}
+	b := make([]byte, size)
+	if n, err := f.ReadAt(b, 0); int64(n) < size {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return b, nil
+}
+
+// spills replays the spill files, oldest first.
+func (r *recovery) spills() error {
+	dir := filepath.Join(r.s.opts.Dir, "wal")
+	files, err := r.s.opts.FS.List(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range files {
+		seq, ok := parseSpillName(e.Name())
+		if !ok {
+			if strings.HasSuffix(e.Name(), ".tmp") {
+				err = r.s.opts.FS.Remove(filepath.Join(dir, e.Name()))
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		f := &spillFile{path: filepath.Join(dir, e.Name()), seq: seq}
+		b, err := readFile(r.s.opts.FS, f.path, 2*wal.MaxJumbo)
+		if err != nil {
+			return err
+		}
+		f.size = int64(len(b))
+		f.refs.Store(1)
+		r.s.spillSeq.Store(max(r.s.spillSeq.Load(), seq))
+		r.s.spills[seq] = f
+		r.s.diskUsed.Add(f.size)
+		err = decodeSpill(b, func(e *wal.Entry, pos int64) error { return r.entry(e, &spillRef{file: f, pos: pos}) })
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.path, err)
+		}
+		f.unref(r.s)
+	}
+	return nil
+}
+
+// entry appends one replayed batch to its log, unless the log has it already.
+func (r *recovery) entry(e *wal.Entry, ref *spillRef) error {
+	if e.Kind != wal.KindBatch {
+		return nil
+	}
+	l := r.s.logs[e.TP]
+	if l == nil {
+		l = newLog(r.s, e.TP, LogConfig{}, 0)
+		l.next.Store(e.Base)
+		r.s.logs[e.TP] = l
+	}
+	if l.err != nil || e.Last < l.next.Load() {
+		return nil
+	}
+	if e.Base != l.next.Load() {
+		// Only this partition is refused: it may be one that was being deleted.
+		l.err = fmt.Errorf("%w: %s ends at offset %d but the stream goes on at %d", ErrDamaged, l.tp, l.next.Load(), e.Base)
+		r.s.opts.Logger.Error("partition has a hole", "partition", l.tp.String(), "err", l.err)
+		return nil
+	}
+	h, err := batch.Parse(e.Data)
+	if err != nil {
+		return err
+	}
+	rec := &record{log: l, size: int32(len(e.Data)), maxTS: h.MaxTimestamp, spill: ref}
+	rec.Entry = *e
+	if err := r.keep(rec); err != nil {
+		return err
+	}
+	if ref != nil {
+		ref.file.refs.Add(1)
+	}
+	l.mu.Lock()
+	s := l.activeLocked()
+	if s == nil {
+		s = l.newSegLocked(e.Base)
+	}
+	rec.seg, rec.filePos = s, s.size
+	l.tail = append(l.tail, rec)
+	l.producers.add(&h, h.MaxTimestamp)
+	l.settleLocked(rec, h, rec.Data, r.s.opts.Now())
+	l.hw = l.next.Load()
+	l.pending += int64(rec.size)
+	l.mu.Unlock()
+	r.s.chunks.note(rec.Chunk, l)
+	return l.rollReplayed(s)
+}
+
+// rollReplayed closes a replayed segment that has reached its size, so that a
+// ring larger than a segment does not make an oversized one.
+func (l *Log) rollReplayed(s *seg) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.state == segActive && s.size >= l.cfg.SegmentBytes {
+		l.closeSegLocked(s, l.store.opts.Now())
+	}
+	return nil
+}
+
+// keep copies the batch into pool memory, evicting older batches to disk when
+// the pool runs full.
+func (r *recovery) keep(rec *record) error {
+	n := len(rec.Data)
+	if r.chunk == nil || r.used+n > len(r.chunk.B) {
+		if r.chunk != nil {
+			r.chunk.Release()
+			r.chunk = nil
+		}
+		for r.s.memoryHigh() {
+			if more, err := r.s.evictOldest(r.staging, true); err != nil {
+				return err
+			} else if !more {
+				break
+			}
+		}
+		c, err := r.s.pool.Get(context.Background(), n)
+		if err != nil {
+			return err
+		}
+		r.chunk, r.used = c, 0
+	}
+	dst := r.chunk.B[r.used : r.used+n : r.used+n]
+	copy(dst, rec.Data)
+	r.used += n
+	rec.Data, rec.Chunk, rec.Owner = dst, r.chunk, rec
+	r.chunk.Retain()
+	return nil
+}
+
+// producersReady sets the stable offsets after the replay.
+func (l *Log) producersReady() {
+	l.mu.Lock()
+	l.hw = l.next.Load()
+	full := l.pending >= flushPiece
+	for _, s := range l.segs {
+		full = full || s.state == segClosing
+	}
+	l.mu.Unlock()
+	if full {
+		l.store.enqueue(l)
+	}
+}

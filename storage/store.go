@@ -1,0 +1,327 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/storage/wal"
+	"github.com/cirrolog/cirrolog/storage/wal/ring"
+)
+
+// Store is the storage of one agent: one stream, one Log per partition.
+type Store struct {
+	opts     Options
+	stream   wal.Stream
+	pool     *wal.Pool // the memory tail
+	readPool *wal.Pool // buffers of reads from disk
+	files    *fileCache
+	chunks   chunkQueue
+	dirty    dirtySet
+
+	diskUsed atomic.Int64 // bytes of segments and spill files
+	spillSeq atomic.Uint64
+
+	mu     sync.Mutex
+	logs   map[ids.TopicPartition]*Log
+	spills map[uint64]*spillFile
+	queue  []*Log // to be written behind
+	wake   *sync.Cond
+	freed  chan struct{} // closed and replaced when disk space was freed
+	closed bool
+	err    error
+
+	cleanKick chan struct{}
+	quit      chan struct{}
+	wg        sync.WaitGroup
+	failOnce  sync.Once
+}
+
+// Open opens the storage in opts.Dir and recovers what is there: closed
+// segments, the valid prefix of open ones, spill files and the stream.
+func Open(opts Options) (*Store, error) {
+	if err := opts.setDefaults(); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		opts: opts, pool: wal.NewPool(opts.TailBytes), readPool: wal.NewPool(opts.ReadBytes),
+		files: newFileCache(opts.FS, opts.MaxFiles), logs: map[ids.TopicPartition]*Log{}, spills: map[uint64]*spillFile{},
+		freed: make(chan struct{}), cleanKick: make(chan struct{}, 1), quit: make(chan struct{}),
+	}
+	s.dirty.logs = map[*Log]struct{}{}
+	s.wake = sync.NewCond(&s.mu)
+	s.pool.OnPressure(s.kickCleaner)
+	for _, dir := range []string{filepath.Join(opts.Dir, "wal"), filepath.Join(opts.Dir, logsDir)} {
+		if err := opts.FS.MkdirAll(dir); err != nil {
+			return nil, fmt.Errorf("open storage: %w", err)
+		}
+	}
+	if err := opts.FS.SyncDir(opts.Dir); err != nil {
+		return nil, fmt.Errorf("open storage: %w", err)
+	}
+	stream, err := ring.Open(ring.Options{FS: opts.FS, Path: walPath(opts.Dir), Size: opts.WALSize, DiskID: opts.DiskID,
+		Pool: s.pool, Announce: s.announce, OnFull: s.kickCleaner, Prefill: opts.Prefill})
+	if err != nil {
+		return nil, err
+	}
+	s.stream = stream
+	if err := s.recover(); err != nil {
+		stream.Close()
+		s.files.closeAll()
+		return nil, err
+	}
+	s.wg.Add(flushers + 1)
+	for range flushers {
+		go s.flushLoop()
+	}
+	go s.cleanLoop()
+	return s, nil
+}
+
+// MaxBatch is the largest batch, in bytes, that an Append can take.
+func (s *Store) MaxBatch() int { return s.stream.MaxAppend() }
+
+// Create returns the partition's log, making an empty one that starts at
+// offset start if there is none. Nothing is written until the first append.
+func (s *Store) Create(tp ids.TopicPartition, cfg LogConfig, start int64) (*Log, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	l := s.logs[tp]
+	if l == nil {
+		l = newLog(s, tp, cfg, start)
+		s.logs[tp] = l
+		return l, nil
+	}
+	l.SetConfig(cfg)
+	l.SetStart(start)
+	return l, nil
+}
+
+// Log returns the partition's log, or nil.
+func (s *Store) Log(tp ids.TopicPartition) *Log {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.logs[tp]
+}
+
+// Logs returns all logs, by topic id and partition.
+func (s *Store) Logs() []*Log {
+	s.mu.Lock()
+	out := make([]*Log, 0, len(s.logs))
+	for _, l := range s.logs {
+		out = append(out, l)
+	}
+	s.mu.Unlock()
+	sort.Slice(out, func(i, j int) bool {
+		a, b := out[i].tp, out[j].tp
+		if a.Topic != b.Topic {
+			return a.Topic.String() < b.Topic.String()
+		}
+		return a.Partition < b.Partition
+	})
+	return out
+}
+
+// Remove deletes a partition's local bytes; readers and appenders of it get
+// ErrClosed from now on. A missing log is no error.
+func (s *Store) Remove(tp ids.TopicPartition) error {
+	s.mu.Lock()
+	l := s.logs[tp]
+	delete(s.logs, tp)
+	s.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	l.appendMu.Lock()
+	l.flushMu.Lock()
+	l.mu.Lock()
+	l.closed = true
+	freed := int64(0)
+	for _, g := range l.segs {
+		freed += g.written + g.trailer
+		s.files.remove(l.logPath(g))
+	}
+	l.dropTailLocked()
+	l.wakeLocked()
+	l.mu.Unlock()
+	err := s.opts.FS.RemoveAll(l.dir())
+	l.flushMu.Unlock()
+	l.appendMu.Unlock()
+	s.free(freed)
+	if err != nil {
+		return fmt.Errorf("remove log %s: %w", tp, err)
+	}
+	return nil
+}
+
+func (l *Log) dropTailLocked() {
+	for _, r := range l.tail {
+		if r.inMemory() && r.Last < l.hw {
+			r.Chunk.Release()
+			r.Chunk, r.Data = nil, nil
+		}
+		if r.spill != nil {
+			r.spill.file.unref(l.store)
+			r.spill = nil
+		}
+	}
+	l.tail, l.written, l.hasUnsynced, l.pending = nil, 0, false, 0
+}
+
+func (s *Store) enqueue(l *Log) {
+	l.mu.Lock()
+	if l.queued || l.closed {
+		l.mu.Unlock()
+		return
+	}
+	l.queued = true
+	l.mu.Unlock()
+	s.mu.Lock()
+	s.queue = append(s.queue, l)
+	s.mu.Unlock()
+	s.wake.Signal()
+}
+
+func (s *Store) dequeue() *Log {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.queue) == 0 && !s.closed {
+		s.wake.Wait()
+	}
+	if s.closed {
+		return nil
+	}
+	l := s.queue[0]
+	s.queue = append(s.queue[:0], s.queue[1:]...)
+	return l
+}
+
+func (s *Store) kickCleaner() {
+	select {
+	case s.cleanKick <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Store) pause(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.quit:
+	}
+}
+
+// fail records that the disk has failed; the store takes no more appends.
+func (s *Store) fail(err error) {
+	if errors.Is(err, wal.ErrClosed) {
+		return
+	}
+	s.failOnce.Do(func() {
+		s.mu.Lock()
+		s.err = fmt.Errorf("%w: %w", ErrFailed, err)
+		s.mu.Unlock()
+		s.opts.Logger.Error("disk failed, no more appends are taken", "err", err)
+		if s.opts.OnFailure != nil {
+			go s.opts.OnFailure(err)
+		}
+	})
+}
+
+// Err returns the failure that stopped the store, or nil.
+func (s *Store) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// room waits until the disk budget has room.
+func (s *Store) room(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		err, freed := s.err, s.freed
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if s.opts.DiskBudget == 0 || s.DiskUsed() < s.opts.DiskBudget {
+			return nil
+		}
+		select {
+		case <-freed:
+		case <-s.quit:
+			return ErrClosed
+		case <-ctx.Done():
+			return fmt.Errorf("%w: disk budget of %d bytes is used up: %w", ErrBusy, s.opts.DiskBudget, context.Cause(ctx))
+		}
+	}
+}
+
+// DiskUsed returns the bytes of ring, segments and spill files.
+func (s *Store) DiskUsed() int64 { return s.diskUsed.Load() + s.stream.State().Capacity }
+
+// DiskBudget returns the configured bound, 0 for none.
+func (s *Store) DiskBudget() int64 { return s.opts.DiskBudget }
+
+func (s *Store) free(n int64) {
+	s.diskUsed.Add(-n)
+	s.mu.Lock()
+	close(s.freed)
+	s.freed = make(chan struct{})
+	s.mu.Unlock()
+}
+
+// Stats are figures for metrics.
+type Stats struct {
+	Logs, OpenFiles, SpillFiles      int
+	DiskUsed, DiskBudget             int64
+	TailInUse, TailMapped, TailLimit int64
+	ReadInUse, ReadLimit             int64
+	WALUsed, WALSize                 int64
+}
+
+// Stats returns current figures.
+func (s *Store) Stats() Stats {
+	st := s.stream.State()
+	out := Stats{OpenFiles: s.files.open(), DiskUsed: s.DiskUsed(), DiskBudget: s.opts.DiskBudget,
+		WALUsed: int64(st.End - st.Trimmed), WALSize: st.Capacity}
+	out.TailInUse, out.TailMapped, out.TailLimit = s.pool.Usage()
+	out.ReadInUse, _, out.ReadLimit = s.readPool.Usage()
+	s.mu.Lock()
+	out.Logs, out.SpillFiles = len(s.logs), len(s.spills)
+	s.mu.Unlock()
+	return out
+}
+
+// Close commits what is pending and stops. Nothing needs to be flushed: the
+// ring has it.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.closed = true
+	s.mu.Unlock()
+	close(s.quit)
+	s.wake.Broadcast()
+	s.wg.Wait()
+	err := s.stream.Close()
+	for _, l := range s.Logs() {
+		l.mu.Lock()
+		l.closed = true
+		l.wakeLocked()
+		l.mu.Unlock()
+	}
+	s.files.closeAll()
+	return err
+}

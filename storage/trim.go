@@ -1,0 +1,357 @@
+package storage
+
+import (
+	"errors"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cirrolog/cirrolog/storage/wal"
+)
+
+// chunkQueue remembers which logs have batches in which chunk of the stream's
+// memory, oldest chunk first, and holds a reference to each.
+type chunkQueue struct {
+	mu    sync.Mutex
+	queue []*chunkUse
+}
+
+type chunkUse struct {
+	chunk *wal.Chunk
+	logs  []*Log
+}
+
+// note is called in stream order.
+func (q *chunkQueue) note(c *wal.Chunk, l *Log) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := len(q.queue)
+	if n == 0 || q.queue[n-1].chunk != c {
+		c.Retain()
+		q.queue = append(q.queue, &chunkUse{chunk: c})
+		n++
+	}
+	u := q.queue[n-1]
+	if k := len(u.logs); k == 0 || u.logs[k-1] != l {
+		u.logs = append(u.logs, l)
+	}
+}
+
+// oldest takes the oldest chunk out of the queue, unless it is the only one:
+// that one is still being filled.
+func (q *chunkQueue) oldest(all bool) *chunkUse {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.queue) == 0 || len(q.queue) == 1 && !all {
+		return nil
+	}
+	u := q.queue[0]
+	q.queue = append(q.queue[:0], q.queue[1:]...)
+	return u
+}
+
+// pushBack returns a chunk that could not be evicted to the front.
+func (q *chunkQueue) putBack(u *chunkUse) {
+	q.mu.Lock()
+	q.queue = append([]*chunkUse{u}, q.queue...)
+	q.mu.Unlock()
+}
+
+// dirtySet holds the logs that may have batches which are only in the stream.
+type dirtySet struct {
+	mu   sync.Mutex
+	logs map[*Log]struct{}
+}
+
+func (d *dirtySet) add(l *Log) {
+	d.mu.Lock()
+	d.logs[l] = struct{}{}
+	d.mu.Unlock()
+}
+
+func (d *dirtySet) all() []*Log {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]*Log, 0, len(d.logs))
+	for l := range d.logs {
+		out = append(out, l)
+	}
+	return out
+}
+
+// lowLocked returns the oldest stream position that the log still needs.
+func (l *Log) lowLocked() (wal.Pos, bool) {
+	low, need := l.unsynced, l.hasUnsynced
+	for _, r := range l.tail[l.written:] {
+		if r.spill == nil {
+			if !need || r.Pos < low {
+				low, need = r.Pos, true
+			}
+			break // later ones have greater positions
+		}
+	}
+	return low, need
+}
+
+// cleaner trims the ring and evicts memory.
+func (s *Store) cleanLoop() {
+	defer s.wg.Done()
+	staging := alignedBytes(stagingSize)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case <-s.cleanKick:
+		case <-tick.C:
+		}
+		if err := s.clean(staging); err != nil {
+			s.opts.Logger.Warn("trim failed", "err", err)
+			if errors.Is(err, syscall.ENOSPC) {
+				s.pause(time.Second)
+			}
+		}
+	}
+}
+
+// clean brings ring and memory below their marks.
+func (s *Store) clean(staging []byte) error {
+	for s.memoryHigh() {
+		more, err := s.evictOldest(staging, false)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+	}
+	st := s.stream.State()
+	used := int64(st.End - st.Trimmed)
+	if st.Err != nil || used <= st.Capacity/4 {
+		return st.Err
+	}
+	return s.trim(st.Trimmed+wal.Pos(used/4*3), staging)
+}
+
+func (s *Store) memoryHigh() bool {
+	inUse, _, limit := s.pool.Usage()
+	return inUse > limit/4*3
+}
+
+// trim makes everything before target durable outside the ring, then gives
+// that part of the ring back.
+func (s *Store) trim(target wal.Pos, staging []byte) error {
+	var quiet []*record
+	var held []*Log
+	unlock := func() {
+		for _, l := range held {
+			l.flushMu.Unlock()
+		}
+		held = nil
+	}
+	defer unlock()
+	for _, l := range s.dirty.all() {
+		if !l.holds(target) {
+			continue
+		}
+		if l.pendingBefore(target) >= minSegmentFlush {
+			if err := l.flush(flushBlocks, staging); err != nil {
+				return err
+			}
+		}
+		l.flushMu.Lock()
+		if err := l.syncFlushed(); err != nil {
+			l.flushMu.Unlock()
+			return err
+		}
+		if q := l.unspilled(target); len(q) > 0 {
+			quiet = append(quiet, q...)
+			held = append(held, l)
+		} else {
+			l.flushMu.Unlock()
+		}
+	}
+	if err := s.spill(quiet); err != nil {
+		return err
+	}
+	unlock()
+	if err := s.stream.Trim(s.lowest(target)); err != nil {
+		s.fail(err)
+		return err
+	}
+	return s.compactSpills()
+}
+
+// lowest returns the oldest position that any log needs, at most target, and
+// forgets the logs that need nothing.
+func (s *Store) lowest(target wal.Pos) wal.Pos {
+	for _, l := range s.dirty.all() {
+		l.mu.Lock()
+		low, need := l.lowLocked()
+		if need {
+			target = min(target, low)
+		} else if l.written == len(l.tail) {
+			s.dirty.mu.Lock()
+			delete(s.dirty.logs, l)
+			s.dirty.mu.Unlock()
+		}
+		l.mu.Unlock()
+	}
+	return target
+}
+
+func (l *Log) holds(before wal.Pos) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	low, need := l.lowLocked()
+	return need && low < before && !l.closed
+}
+
+// pendingBefore returns the unwritten durable bytes that lie before pos.
+func (l *Log) pendingBefore(pos wal.Pos) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var n int64
+	for _, r := range l.tail[l.written:] {
+		if r.Pos >= pos || r.Last >= l.hw {
+			break
+		}
+		n += int64(r.size)
+	}
+	return n
+}
+
+// unspilled returns the records before pos that only the stream has.
+func (l *Log) unspilled(pos wal.Pos) []*record {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []*record
+	for _, r := range l.tail[l.written:] {
+		if r.Pos >= pos || r.Last >= l.hw || l.closed {
+			break
+		}
+		if r.spill == nil {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// evictOldest takes the oldest chunk's batches out of memory: those whose span
+// of the segment file is written are read from there, others go to a spill
+// file. It reports whether there was a chunk.
+func (s *Store) evictOldest(staging []byte, all bool) (bool, error) {
+	u := s.chunks.oldest(all)
+	if u == nil {
+		return false, nil
+	}
+	seen := map[*Log]bool{}
+	for _, l := range u.logs {
+		if seen[l] {
+			continue
+		}
+		seen[l] = true
+		if err := l.flush(flushBlocks, staging); err != nil {
+			s.chunks.putBack(u)
+			return false, err
+		}
+	}
+	if err := s.evictChunk(u, seen); err != nil {
+		s.chunks.putBack(u)
+		return false, err
+	}
+	u.chunk.Release()
+	return true, nil
+}
+
+func (s *Store) evictChunk(u *chunkUse, logs map[*Log]bool) error {
+	var quiet []*record
+	for l := range logs {
+		l.flushMu.Lock()
+		defer l.flushMu.Unlock()
+		l.mu.Lock()
+		for i, r := range l.tail {
+			if r.Chunk == u.chunk && r.spill == nil && !(i < l.written && l.readableLocked(r)) {
+				quiet = append(quiet, r)
+			}
+		}
+		l.mu.Unlock()
+	}
+	if err := s.spill(quiet); err != nil {
+		return err
+	}
+	for l := range logs {
+		l.mu.Lock()
+		for _, r := range l.tail {
+			if r.Chunk == u.chunk {
+				r.Chunk, r.Data = nil, nil
+				u.chunk.Release()
+			}
+		}
+		l.popLocked()
+		l.mu.Unlock()
+	}
+	return nil
+}
+
+// readableLocked reports whether the record's batch can be read from its
+// segment file with its span's checksum: the whole span must be there.
+func (l *Log) readableLocked(r *record) bool {
+	if r.seg.state == segClosed {
+		return true
+	}
+	_, end := r.seg.builder.Lookup(r.Base)
+	return end <= r.seg.written && end < r.seg.size
+}
+
+// popLocked drops the records at the front of the tail that are neither in
+// memory nor in a spill file: they are read from their segment.
+func (l *Log) popLocked() {
+	n := 0
+	for n < l.written && !l.tail[n].inMemory() && l.tail[n].spill == nil {
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	clear(l.tail[:n])
+	l.tail = l.tail[n:]
+	l.written -= n
+	if len(l.tail) == 0 {
+		l.tail, l.written = nil, 0
+	}
+}
+
+// compactSpills merges the spill files when there are many, so that one
+// batch cannot keep a large file for ever.
+func (s *Store) compactSpills() error {
+	s.mu.Lock()
+	many := len(s.spills) > maxSpills
+	s.mu.Unlock()
+	if !many {
+		return nil
+	}
+	var all []*record
+	var held []*Log
+	defer func() {
+		for _, l := range held {
+			l.flushMu.Unlock()
+		}
+	}()
+	for _, l := range s.Logs() {
+		l.flushMu.Lock()
+		held = append(held, l)
+		l.mu.Lock()
+		for _, r := range l.tail {
+			if r.spill != nil {
+				all = append(all, r)
+			}
+		}
+		l.mu.Unlock()
+	}
+	return s.spill(all)
+}
+
+// maxSpills is how many spill files there may be before they are merged.
+const maxSpills = 8
