@@ -1,0 +1,244 @@
+package kafka
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/cirrolog/cirrolog/services/broker"
+)
+
+// Fetch 4-18: sessions (KIP-227), long poll without busy waiting, one byte
+// budget shared by all partitions, the first batch of the first partition with
+// data always whole (KIP-74), topic ids from 13 on, diverging epochs (KIP-595).
+// Tiered partitions are read concurrently; a read that takes longer than the
+// client waits goes on, and the next Fetch finds it in the cache.
+func (s *Server) apiFetch() api {
+	return api{key: 1, min: 4, max: 18, name: "Fetch"}
+}
+
+const (
+	maxFetchWait = 5 * time.Minute
+	// coldReads is how many tiered partitions of one request are read at once.
+	coldReads = 16
+	// minColdShare is the least share of the byte budget of a tiered partition.
+	minColdShare = 256 << 10
+)
+
+// fetching is one Fetch request under way.
+type fetching struct {
+	c       *conn
+	req     *kmsg.FetchRequest
+	fc      *fetchContext
+	results []fetchResult
+	budget  int
+	bytes   int
+	failed  bool
+}
+
+type fetchResult struct {
+	part  *fetchPart
+	topic *broker.Topic
+	p     Partition
+	res   broker.ReadResult
+	code  int16
+}
+
+func (c *conn) fetch(req *kmsg.FetchRequest, r *reply) error {
+	a := &fetchAnswer{version: req.Version, corr: r.corr}
+	fc, err := c.s.sessions.open(req)
+	if err != nil {
+		a.errorCode = errorCode(err)
+		r.bufs = a.encode()
+		return c.send(r)
+	}
+	defer fc.close()
+	f := &fetching{c: c, req: req, fc: fc, budget: c.s.limits.MaxFetchBytes}
+	if req.MaxBytes > 0 {
+		f.budget = min(f.budget, int(req.MaxBytes))
+	}
+	f.resolve()
+	f.poll()
+	if fc.session != nil {
+		a.sessionID = fc.session.id
+	}
+	f.answer(a)
+	r.release = f.release
+	r.bufs = a.encode()
+	return c.send(r)
+}
+
+// resolve finds the partitions.
+func (f *fetching) resolve() {
+	f.results = make([]fetchResult, len(f.fc.parts))
+	for i, part := range f.fc.parts {
+		r := &f.results[i]
+		r.part = part
+		missing := error(kerr.UnknownTopicOrPartition)
+		if f.req.Version >= 13 {
+			r.topic, missing = f.c.s.b.TopicByID(part.id), kerr.UnknownTopicID
+		} else {
+			r.topic = f.c.s.b.Topic(part.name)
+		}
+		err := missing
+		if r.topic != nil {
+			r.p, err = f.c.s.b.Partition(r.topic.ID, part.partition)
+		}
+		if err != nil {
+			r.p, r.code = nil, errorCode(err)
+			r.res.HighWatermark, r.res.LastStable, r.res.LogStart = -1, -1, -1
+			f.failed = true
+		}
+	}
+}
+
+// poll reads until there is enough, something failed, or the time is over.
+func (f *fetching) poll() {
+	wait := min(time.Duration(max(f.req.MaxWaitMillis, 0))*time.Millisecond, maxFetchWait)
+	deadline := time.Now().Add(wait)
+	f.read(deadline)
+	if f.enough() || wait == 0 {
+		return
+	}
+	w := broker.NewWaiter()
+	for i := range f.results {
+		if p := f.results[i].p; p != nil {
+			defer p.Watch(w)()
+		}
+	}
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	for {
+		f.reread(deadline)
+		if f.enough() {
+			return
+		}
+		select {
+		case <-w.C():
+		case <-timer.C:
+			return
+		case <-f.c.ctx.Done():
+			return
+		}
+	}
+}
+
+func (f *fetching) enough() bool {
+	return f.failed || f.bytes >= max(int(f.req.MinBytes), 0) && (f.bytes > 0 || f.req.MinBytes <= 0)
+}
+
+func (f *fetching) reread(deadline time.Time) {
+	f.release()
+	f.bytes = 0
+	f.read(deadline)
+}
+
+// read reads all partitions: what is hot in order, then what is tiered
+// concurrently, within the one budget.
+func (f *fetching) read(deadline time.Time) {
+	var cold []*fetchResult
+	for i := range f.results {
+		r := &f.results[i]
+		if r.p == nil {
+			continue
+		}
+		left := f.budget - f.bytes
+		r.res = r.p.Read(f.c.ctx, f.options(r, min(left, int(r.part.maxBytes)), f.bytes == 0, true))
+		f.took(r)
+		if r.code == 0 && len(r.res.Data) == 0 && r.part.offset < r.res.HighWatermark && r.res.Diverging == nil && (left > 0 || f.bytes == 0) {
+			cold = append(cold, r)
+		}
+	}
+	if len(cold) > 0 && f.bytes < f.budget {
+		f.readCold(cold, deadline)
+	}
+}
+
+func (f *fetching) options(r *fetchResult, maxBytes int, minOne, cacheOnly bool) broker.ReadOptions {
+	return broker.ReadOptions{Offset: r.part.offset, MaxBytes: maxBytes, MinOneBatch: minOne, ReadCommitted: f.req.IsolationLevel == 1,
+		CurrentEpoch: r.part.epoch, LastFetchedEpoch: r.part.lastEpoch, CacheOnly: cacheOnly}
+}
+
+func (f *fetching) took(r *fetchResult) {
+	if r.res.Err != nil {
+		r.code = errorCode(r.res.Err)
+		f.failed = true
+	}
+	for _, d := range r.res.Data {
+		f.bytes += len(d)
+	}
+	f.failed = f.failed || r.res.Diverging != nil
+}
+
+func (f *fetching) readCold(cold []*fetchResult, deadline time.Time) {
+	ctx, cancel := context.WithDeadline(f.c.ctx, deadline)
+	defer cancel()
+	first := f.bytes == 0
+	n := min(len(cold), max(1, (f.budget-f.bytes)/minColdShare), coldReads)
+	share := (f.budget - f.bytes) / n
+	var wg sync.WaitGroup
+	for i, r := range cold[:n] {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			r.res = r.p.Read(ctx, f.options(r, min(share, int(r.part.maxBytes)), first && i == 0, false))
+		}()
+	}
+	wg.Wait()
+	for _, r := range cold[:n] {
+		f.took(r)
+	}
+}
+
+// release gives back the memory of what was read.
+func (f *fetching) release() {
+	for i := range f.results {
+		r := &f.results[i]
+		if r.res.Release != nil {
+			r.res.Release()
+			r.res.Release = nil
+		}
+		r.res.Data = nil
+	}
+}
+
+// answer groups the results by topic. Within a session only partitions with
+// news are told.
+func (f *fetching) answer(a *fetchAnswer) {
+	served := map[*fetchPart]bool{}
+	for i := range f.results {
+		r := &f.results[i]
+		size := 0
+		for _, d := range r.res.Data {
+			size += len(d)
+		}
+		if r.topic != nil && size > 0 {
+			f.c.s.observer.Fetched(r.topic.Name, size)
+		}
+		if f.fc.incremental && !r.news(size) {
+			continue
+		}
+		r.part.told, r.part.toldHW, r.part.toldStart = r.code == 0, r.res.HighWatermark, r.res.LogStart
+		if size > 0 {
+			served[r.part] = true
+		}
+		n := len(a.topics)
+		if n == 0 || a.topics[n-1].name != r.part.name || a.topics[n-1].id != r.part.id {
+			a.topics = append(a.topics, fetchAnswerTopic{name: r.part.name, id: r.part.id})
+			n++
+		}
+		t := &a.topics[n-1]
+		t.partitions = append(t.partitions, fetchAnswerPartition{partition: r.part.partition, errorCode: r.code, res: r.res})
+	}
+	if f.fc.session != nil {
+		f.fc.session.rotate(served)
+	}
+}
+
+func (r *fetchResult) news(size int) bool {
+	return size > 0 || r.code != 0 || r.res.Diverging != nil || !r.part.told ||
+		r.part.toldHW != r.res.HighWatermark || r.part.toldStart != r.res.LogStart
+}

@@ -1,0 +1,105 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"math"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/storage/ids"
+)
+
+// Metadata 0-13. Topics are created on request when the agent allows it and the
+// client does too (version 4 on). Replicas name the leader alone. Authorized
+// operations are never computed: there are no ACLs yet.
+func (s *Server) apiMetadata() api {
+	return api{key: 3, min: 0, max: 13, name: "Metadata", handle: s.metadata}
+}
+
+func (s *Server) metadata(ctx context.Context, _ *conn, req kmsg.Request) (kmsg.Response, error) {
+	r := req.(*kmsg.MetadataRequest)
+	resp := r.ResponseKind().(*kmsg.MetadataResponse)
+	cluster := s.b.ClusterID()
+	resp.ClusterID = &cluster
+	resp.ControllerID = s.b.NodeID()
+	resp.AuthorizedOperations = math.MinInt32
+	for _, n := range s.b.Nodes() {
+		b := kmsg.NewMetadataResponseBroker()
+		b.NodeID, b.Host, b.Port = n.ID, n.Host, n.Port
+		if n.Rack != "" {
+			b.Rack = &n.Rack
+		}
+		resp.Brokers = append(resp.Brokers, b)
+	}
+	if r.Topics == nil || r.Version == 0 && len(r.Topics) == 0 {
+		for _, t := range s.b.Topics() {
+			resp.Topics = append(resp.Topics, s.metadataTopic(t))
+		}
+		return resp, nil
+	}
+	for i := range r.Topics {
+		resp.Topics = append(resp.Topics, s.metadataFor(ctx, r, &r.Topics[i]))
+	}
+	return resp, nil
+}
+
+// metadataFor answers one asked topic, by id or by name.
+func (s *Server) metadataFor(ctx context.Context, r *kmsg.MetadataRequest, t *kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
+	id := ids.TopicID(t.TopicID)
+	if !id.IsZero() {
+		if found := s.b.TopicByID(id); found != nil {
+			return s.metadataTopic(found)
+		}
+		return metadataError(nil, id, kerr.UnknownTopicID.Code)
+	}
+	if t.Topic == nil {
+		return metadataError(nil, id, kerr.InvalidTopicException.Code)
+	}
+	if found := s.b.Topic(*t.Topic); found != nil {
+		return s.metadataTopic(found)
+	}
+	if err := metadata.ValidateTopicName(*t.Topic); err != nil {
+		return metadataError(t.Topic, id, kerr.InvalidTopicException.Code)
+	}
+	if !s.b.AutoCreate() || r.Version >= 4 && !r.AllowAutoTopicCreation {
+		return metadataError(t.Topic, id, kerr.UnknownTopicOrPartition.Code)
+	}
+	created, err := s.b.CreateTopic(ctx, metadata.CreateTopic{Name: *t.Topic, Partitions: -1, ReplicationFactor: -1})
+	if errors.Is(err, broker.ErrTopicExists) {
+		created, err = s.b.Topic(*t.Topic), nil
+	}
+	if err != nil || created == nil {
+		return metadataError(t.Topic, id, errorCode(err))
+	}
+	return s.metadataTopic(created)
+}
+
+func metadataError(name *string, id ids.TopicID, code int16) kmsg.MetadataResponseTopic {
+	mt := kmsg.NewMetadataResponseTopic()
+	mt.Topic, mt.TopicID, mt.ErrorCode = name, id, code
+	mt.AuthorizedOperations = math.MinInt32
+	return mt
+}
+
+func (s *Server) metadataTopic(t *broker.Topic) kmsg.MetadataResponseTopic {
+	mt := kmsg.NewMetadataResponseTopic()
+	mt.Topic, mt.TopicID, mt.IsInternal = &t.Name, t.ID, t.Internal
+	mt.AuthorizedOperations = math.MinInt32
+	mt.Partitions = make([]kmsg.MetadataResponseTopicPartition, t.Partitions)
+	me := []int32{s.b.NodeID()}
+	for i := range mt.Partitions {
+		p := &mt.Partitions[i]
+		*p = kmsg.NewMetadataResponseTopicPartition()
+		p.Partition, p.Leader, p.Replicas, p.ISR = int32(i), me[0], me, me
+		if part, err := s.b.Partition(t.ID, int32(i)); err == nil {
+			p.LeaderEpoch = part.LeaderEpoch()
+		} else {
+			p.ErrorCode, p.Leader = kerr.LeaderNotAvailable.Code, -1
+		}
+	}
+	return mt
+}

@@ -1,0 +1,78 @@
+package kafka
+
+import (
+	"bufio"
+	"io"
+	"sync"
+)
+
+// Frames are recycled by size class, so that a steady load allocates nothing.
+const (
+	minFrameClass = 12 // 4 KiB
+	maxFrameClass = 24 // 16 MiB; larger frames are not kept
+	// frameStep is how much of a large frame is allocated ahead of its bytes.
+	frameStep = 4 << 20
+)
+
+type frame struct {
+	b     []byte
+	class int
+}
+
+type framePool struct {
+	classes [maxFrameClass + 1]sync.Pool
+}
+
+// read reads a frame of size bytes and the four of its length before it.
+// Memory beyond frameStep is only allocated as bytes arrive, so a lying length
+// costs nothing.
+func (p *framePool) read(br *bufio.Reader, size int) (*frame, error) {
+	if _, err := br.Discard(4); err != nil {
+		return nil, err
+	}
+	f := p.get(min(size, frameStep))
+	for {
+		f.b = f.b[:min(size, cap(f.b))]
+		return f, p.fill(br, f, size)
+	}
+}
+
+func (p *framePool) fill(br *bufio.Reader, f *frame, size int) error {
+	have := 0
+	for {
+		n, err := io.ReadFull(br, f.b[have:])
+		have += n
+		if err != nil {
+			p.put(f)
+			return err
+		}
+		if have == size {
+			return nil
+		}
+		bigger := p.get(min(size, 2*have))
+		copy(bigger.b[:cap(bigger.b)], f.b[:have])
+		p.put(&frame{b: f.b, class: f.class})
+		f.b, f.class = bigger.b[:min(size, cap(bigger.b))], bigger.class
+	}
+}
+
+func (p *framePool) get(size int) *frame {
+	class := minFrameClass
+	for 1<<class < size {
+		class++
+	}
+	if class > maxFrameClass {
+		return &frame{b: make([]byte, size), class: class}
+	}
+	if f, ok := p.classes[class].Get().(*frame); ok {
+		f.b = f.b[:cap(f.b)]
+		return f
+	}
+	return &frame{b: make([]byte, 1<<class), class: class}
+}
+
+func (p *framePool) put(f *frame) {
+	if f.class <= maxFrameClass {
+		p.classes[f.class].Put(f)
+	}
+}
