@@ -31,6 +31,9 @@ var (
 	ErrForeignBucket = errors.New("bucket belongs to another cluster or metadata store")
 	// ErrVersion: an object or row has a format version unknown to this program.
 	ErrVersion = errors.New("unknown format version")
+	// ErrDamaged: an object or row can't be what this program wrote. It names
+	// the object; nothing is guessed.
+	ErrDamaged = errors.New("metadata is damaged")
 	// ErrNodeID: the node id asked for contradicts the data directory's.
 	ErrNodeID = errors.New("wrong node id")
 )
