@@ -1,0 +1,312 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/storage"
+	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/tiering"
+	"github.com/cirrolog/cirrolog/tiering/objstore"
+)
+
+// Options of a Broker. Store, Meta, Bucket and Incarnation are required.
+type Options struct {
+	Store       *storage.Store
+	Meta        *metadata.Store
+	Bucket      objstore.Bucket
+	Incarnation ids.Incarnation
+	Epoch       int32 // leader epoch of the partitions led by this start
+	Self        Node  // as clients reach it
+
+	// Reader reads tiered segments.
+	Reader TieredReader
+
+	AutoCreate bool
+	// Settings are the agent's own, under Kafka's names, for DescribeConfigs.
+	Settings map[string]string
+
+	// DataDir and BucketName are what DescribeLogDirs calls the two tiers.
+	DataDir, BucketName string
+
+	RetentionInterval time.Duration // default 30 s
+	SweepInterval     time.Duration // default 10 min
+	SweepGrace        time.Duration // default 1 h: how long dead objects stay in the bucket
+	UploadConcurrency int
+	UploadObserver    func(topic string, bytes int64, took time.Duration, err error)
+
+	Logger *slog.Logger
+	Now    func() time.Time
+}
+
+func (o *Options) setDefaults() error {
+	if o.Store == nil || o.Meta == nil || o.Bucket == nil || o.Incarnation == "" || o.Reader == nil {
+		return errors.New("create broker: store, metadata, bucket, reader and incarnation are required")
+	}
+	if o.RetentionInterval <= 0 {
+		o.RetentionInterval = 30 * time.Second
+	}
+	if o.SweepInterval <= 0 {
+		o.SweepInterval = 10 * time.Minute
+	}
+	if o.SweepGrace <= 0 {
+		o.SweepGrace = time.Hour
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return nil
+}
+
+// Broker serves the partitions of one agent. Its methods may be called from
+// several goroutines.
+type Broker struct {
+	opts     Options
+	uploader *tiering.Uploader
+	index    *metaIndex
+
+	view  atomic.Pointer[view]
+	mu    sync.Mutex // serialises changes of view
+	unsub func()
+
+	hotReads, localReads, tieredReads atomic.Int64
+
+	producer producerIDs
+	house    housekeeper
+	proofs   proofReader
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+}
+
+// view is an immutable picture of topics and partitions.
+type view struct {
+	sorted []*Topic
+	byName map[string]*Topic
+	byID   map[ids.TopicID]*Topic
+	parts  map[ids.TopicID][]*Partition
+}
+
+// New opens all partitions of all topics and starts uploading, retention and
+// sweeping. Close ends them.
+func New(ctx context.Context, o Options) (*Broker, error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	b := &Broker{opts: o, index: &metaIndex{meta: o.Meta}}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.view.Store(&view{byName: map[string]*Topic{}, byID: map[ids.TopicID]*Topic{}, parts: map[ids.TopicID][]*Partition{}})
+	b.house.init()
+	var first error
+	b.unsub = o.Meta.Subscribe(func(c metadata.Change) {
+		if err := b.change(c); err != nil && first == nil {
+			first = err
+		}
+	})
+	if first != nil {
+		b.cancel()
+		b.unsub()
+		return nil, fmt.Errorf("open partitions: %w", first)
+	}
+	if err := b.loadTiered(ctx); err != nil {
+		b.cancel()
+		b.unsub()
+		return nil, err
+	}
+	b.dropForeignLogs()
+	up, err := tiering.NewUploader(tiering.UploaderOptions{
+		Bucket: o.Bucket, Index: b.index, Local: (*localTier)(b), Incarnation: o.Incarnation, Logger: o.Logger, Now: o.Now,
+		Concurrency: o.UploadConcurrency, OnUpload: b.uploaded, Interval: 2 * time.Second,
+	})
+	if err != nil {
+		b.cancel()
+		b.unsub()
+		return nil, err
+	}
+	b.uploader = up
+	b.wg.Add(2)
+	go b.housekeepLoop()
+	go b.sweepLoop()
+	return b, nil
+}
+
+// dropForeignLogs removes local logs whose topic is gone: the deletion was
+// durable, the removal of the bytes was not finished.
+func (b *Broker) dropForeignLogs() {
+	v := b.view.Load()
+	for _, l := range b.opts.Store.Logs() {
+		if v.byID[l.TP().Topic] == nil {
+			b.house.remove(l.TP())
+		}
+	}
+}
+
+// change applies one change of a topic to the view.
+func (b *Broker) change(c metadata.Change) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old := b.view.Load()
+	v := &view{byName: make(map[string]*Topic, len(old.byName)+1), byID: make(map[ids.TopicID]*Topic, len(old.byID)+1),
+		parts: make(map[ids.TopicID][]*Partition, len(old.parts)+1)}
+	for _, t := range old.sorted {
+		if c.Old != nil && t.ID == c.Old.ID && (c.New == nil || c.New.ID != t.ID) {
+			b.dropTopic(old.parts[t.ID])
+			continue
+		}
+		if c.New != nil && t.ID == c.New.ID {
+			continue
+		}
+		v.add(t, old.parts[t.ID])
+	}
+	if c.New != nil {
+		t := topicOf(c.New)
+		parts, err := b.openPartitions(t, old.parts[t.ID])
+		if err != nil {
+			return err
+		}
+		v.add(t, parts)
+	}
+	v.sort()
+	b.view.Store(v)
+	return nil
+}
+
+func (v *view) add(t *Topic, parts []*Partition) {
+	v.sorted = append(v.sorted, t)
+	v.byName[t.Name], v.byID[t.ID], v.parts[t.ID] = t, t, parts
+}
+
+func topicOf(t *metadata.Topic) *Topic {
+	return &Topic{Name: t.Name, ID: t.ID, Partitions: t.Partitions, Internal: strings.HasPrefix(t.Name, "__"), Configs: t.Configs, Config: t.Config}
+}
+
+// dropTopic makes the partitions of a deleted topic refuse everything; their
+// bytes go in the background.
+func (b *Broker) dropTopic(parts []*Partition) {
+	for _, p := range parts {
+		p.gone.Store(true)
+		b.house.remove(p.tp)
+	}
+}
+
+// openPartitions returns the topic's partitions, the known ones and new ones.
+func (b *Broker) openPartitions(t *Topic, known []*Partition) ([]*Partition, error) {
+	parts := append([]*Partition(nil), known...)
+	cfg := logConfig(t)
+	for _, p := range parts {
+		p.topic.Store(t)
+		p.log.SetConfig(cfg)
+	}
+	for i := int32(len(parts)); i < t.Partitions; i++ {
+		p := &Partition{b: b, tp: ids.TopicPartition{Topic: t.ID, Partition: i}}
+		p.topic.Store(t)
+		start := b.opts.Meta.LogStart(p.tp)
+		l, err := b.opts.Store.Create(p.tp, cfg, start)
+		if err != nil {
+			return nil, fmt.Errorf("open %s-%d: %w", t.Name, i, err)
+		}
+		p.log = l
+		parts = append(parts, p)
+	}
+	return parts, nil
+}
+
+func logConfig(t *Topic) storage.LogConfig {
+	return storage.LogConfig{SegmentBytes: t.Config.SegmentBytes, SegmentAge: time.Duration(t.Config.SegmentMs) * time.Millisecond,
+		IndexInterval: int(max(t.Config.IndexIntervalBytes, 1))}
+}
+
+// loadTiered learns from the segment index what is in the bucket.
+func (b *Broker) loadTiered(ctx context.Context) error {
+	return b.opts.Meta.ScanSegments(ctx, ids.TopicID{}, func(r metadata.SegmentRow) error {
+		parts := b.view.Load().parts[r.TP.Topic]
+		if int(r.TP.Partition) < len(parts) {
+			parts[r.TP.Partition].addTiered(segmentOf(r))
+		}
+		return nil
+	})
+}
+
+// addTiered notes an indexed segment.
+func (p *Partition) addTiered(s tiering.Segment) {
+	p.bucketBytes.Add(s.Size)
+	p.bucketCount.Add(1)
+	for end := p.tiered.Load(); s.Last+1 > end && !p.tiered.CompareAndSwap(end, s.Last+1); end = p.tiered.Load() {
+	}
+	for at := p.lastUpload.Load(); s.Uploaded > at && !p.lastUpload.CompareAndSwap(at, s.Uploaded); at = p.lastUpload.Load() {
+	}
+	p.log.MarkTiered(s.Last)
+}
+
+// Close stops uploads and background work. The store stays open.
+func (b *Broker) Close() error {
+	b.unsub()
+	b.cancel()
+	b.wg.Wait()
+	return b.uploader.Close()
+}
+
+// Drain uploads what is closed, until ctx ends.
+func (b *Broker) Drain(ctx context.Context) error { return b.uploader.Drain(ctx) }
+
+// ClusterID is the id of the cluster.
+func (b *Broker) ClusterID() string { return b.opts.Meta.ClusterID() }
+
+// NodeID is this agent's node id.
+func (b *Broker) NodeID() int32 { return b.opts.Self.ID }
+
+// Nodes lists the live agents.
+func (b *Broker) Nodes() []Node { return []Node{b.opts.Self} }
+
+// AutoCreate tells whether a topic may be created by asking for it.
+func (b *Broker) AutoCreate() bool { return b.opts.AutoCreate }
+
+// Topics returns all topics by name.
+func (b *Broker) Topics() []*Topic { return b.view.Load().sorted }
+
+// Topic returns a topic by name, or nil.
+func (b *Broker) Topic(name string) *Topic { return b.view.Load().byName[name] }
+
+// TopicByID returns a topic by id, or nil.
+func (b *Broker) TopicByID(id ids.TopicID) *Topic { return b.view.Load().byID[id] }
+
+// Partition returns a partition.
+func (b *Broker) Partition(id ids.TopicID, p int32) (*Partition, error) {
+	parts, ok := b.view.Load().parts[id]
+	if !ok {
+		return nil, ErrUnknownTopic
+	}
+	if p < 0 || int(p) >= len(parts) {
+		return nil, ErrUnknownPartition
+	}
+	return parts[p], nil
+}
+
+func (b *Broker) count(memory bool, size int) {
+	if size == 0 {
+		return
+	}
+	if memory {
+		b.hotReads.Add(1)
+	} else {
+		b.localReads.Add(1)
+	}
+}
+
+// Reads returns how many reads were served from memory, SSD and bucket.
+func (b *Broker) Reads() (memory, local, tiered int64) {
+	return b.hotReads.Load(), b.localReads.Load(), b.tieredReads.Load()
+}
+
+// UploadStats returns the uploader's figures.
+func (b *Broker) UploadStats() tiering.UploadStats { return b.uploader.Stats() }

@@ -1,0 +1,261 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/storage"
+	"github.com/cirrolog/cirrolog/storage/batch"
+	"github.com/cirrolog/cirrolog/storage/ids"
+)
+
+// Partition is one partition that this agent leads. Its methods may be called
+// from several goroutines.
+type Partition struct {
+	b     *Broker
+	tp    ids.TopicPartition
+	log   *storage.Log
+	topic atomic.Pointer[Topic]
+	// tiered is the end of what is in the bucket and indexed: the offset
+	// behind the last tiered record, 0 when nothing is.
+	tiered atomic.Int64
+	// bucketBytes and lastUpload are for reports.
+	bucketBytes atomic.Int64
+	bucketCount atomic.Int64
+	lastUpload  atomic.Int64 // ms since 1970
+	gone        atomic.Bool
+}
+
+// ID names the partition.
+func (p *Partition) ID() ids.TopicPartition { return p.tp }
+
+// LeaderEpoch is the epoch that this agent stamps batches with.
+func (p *Partition) LeaderEpoch() int32 { return p.b.opts.Epoch }
+
+func (p *Partition) config() metadata.TopicConfig { return p.topic.Load().Config }
+
+func (p *Partition) checkEpoch(epoch int32) error {
+	switch {
+	case p.gone.Load():
+		return ErrUnknownTopic
+	case epoch < 0 || epoch == p.LeaderEpoch():
+		return nil
+	case epoch < p.LeaderEpoch():
+		return ErrFencedEpoch
+	}
+	return ErrUnknownEpoch
+}
+
+// Produce validates records, which must be one v2 batch, and appends them. done
+// is called exactly once, when they are durable or have failed; it may be
+// called before Produce returns, and from another goroutine, and must not
+// block. records is stamped in place and may be reused when Produce has
+// returned. Produce waits for room until ctx ends (ErrThrottled).
+func (p *Partition) Produce(ctx context.Context, records []byte, done func(Produced)) {
+	fail := func(err error) {
+		done(Produced{BaseOffset: -1, LogAppendTime: -1, LogStart: p.log.Offsets().Start, Err: err})
+	}
+	h, err := p.validate(records)
+	if err != nil {
+		fail(err)
+		return
+	}
+	opts := storage.AppendOptions{Epoch: p.LeaderEpoch(), LogAppendTime: p.config().TimestampType == metadata.LogAppendTime}
+	err = p.log.Append(ctx, records, h, opts, func(r storage.AppendResult) {
+		out := Produced{BaseOffset: r.Base, LogAppendTime: r.LogAppendTime, LogStart: p.log.Offsets().Start}
+		if r.Err != nil {
+			out.BaseOffset, out.Err = -1, storageError(r.Err)
+		}
+		done(out)
+	})
+	if err != nil {
+		fail(storageError(err))
+	}
+}
+
+func (p *Partition) validate(records []byte) (batch.Header, error) {
+	if p.gone.Load() {
+		return batch.Header{}, ErrUnknownTopic
+	}
+	cfg := p.config()
+	if limit := min(int64(cfg.MaxMessageBytes), int64(p.b.opts.Store.MaxBatch())); int64(len(records)) > limit {
+		return batch.Header{}, fmt.Errorf("%w: %d bytes, max.message.bytes is %d", ErrMessageTooLarge, len(records), limit)
+	}
+	h, err := batch.Validate(records)
+	if err != nil {
+		return h, err
+	}
+	if h.Transactional() {
+		return h, ErrTransactionalUnsupported
+	}
+	return h, p.checkTimestamps(&h, cfg)
+}
+
+// checkTimestamps applies message.timestamp.before.max.ms and .after.max.ms
+// (KIP-937) to the batch's greatest and first timestamps.
+func (p *Partition) checkTimestamps(h *batch.Header, cfg metadata.TopicConfig) error {
+	if cfg.TimestampType == metadata.LogAppendTime {
+		return nil
+	}
+	now := p.b.opts.Now().UnixMilli()
+	if h.BaseTimestamp >= 0 && now-h.BaseTimestamp > cfg.TimestampBeforeMaxMs {
+		return fmt.Errorf("%w: timestamp %d is more than message.timestamp.before.max.ms=%d old", ErrInvalidTimestamp, h.BaseTimestamp, cfg.TimestampBeforeMaxMs)
+	}
+	if h.MaxTimestamp-now > cfg.TimestampAfterMaxMs {
+		return fmt.Errorf("%w: timestamp %d is more than message.timestamp.after.max.ms=%d ahead", ErrInvalidTimestamp, h.MaxTimestamp, cfg.TimestampAfterMaxMs)
+	}
+	return nil
+}
+
+// storageError maps storage's errors to the broker's.
+func storageError(err error) error {
+	for from, to := range map[error]error{
+		storage.ErrBusy:                 ErrThrottled,
+		storage.ErrClosed:               ErrNotLeader,
+		storage.ErrTooLarge:             ErrMessageTooLarge,
+		storage.ErrOutOfRange:           ErrOffsetOutOfRange,
+		storage.ErrOutOfOrderSequence:   ErrOutOfOrderSequence,
+		storage.ErrInvalidProducerEpoch: ErrInvalidProducerEpoch,
+		storage.ErrDuplicateSequence:    ErrDuplicateSequence,
+		storage.ErrFailed:               ErrStorage,
+		storage.ErrDamaged:              ErrStorage,
+	} {
+		if errors.Is(err, from) {
+			return fmt.Errorf("%w: %w", to, err)
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrStorage, err)
+}
+
+// Read returns batches from o.Offset on. Hot data never blocks; tiered data may
+// until ctx ends, which gives an empty result without error: the read goes on
+// and the next one finds it in the cache.
+func (p *Partition) Read(ctx context.Context, o ReadOptions) ReadResult {
+	off := p.log.Offsets()
+	res := ReadResult{HighWatermark: off.HighWatermark, LastStable: off.HighWatermark, LogStart: off.Start}
+	if err := p.checkEpoch(o.CurrentEpoch); err != nil {
+		res.Err = err
+		return res
+	}
+	if o.LastFetchedEpoch >= 0 {
+		if d := p.diverging(ctx, o); d != nil {
+			res.Diverging = d
+			return res
+		}
+	}
+	if o.Offset < off.Start || o.Offset > off.HighWatermark {
+		res.Err = ErrOffsetOutOfRange
+		return res
+	}
+	if o.MaxBytes <= 0 && !o.MinOneBatch {
+		return res
+	}
+	r, err := p.log.Read(ctx, o.Offset, o.MaxBytes, o.MinOneBatch)
+	switch {
+	case err == nil:
+		res.Data, res.Release = r.Data, r.Release
+		p.b.count(r.FromMemory, r.Size)
+	case errors.Is(err, storage.ErrNotLocal),
+		errors.Is(err, storage.ErrDamaged) && o.Offset < p.tiered.Load():
+		p.readTiered(ctx, o, &res)
+	case errors.Is(err, storage.ErrBusy):
+		// no buffer in time: an empty answer, the client asks again
+	default:
+		res.Err = storageError(err)
+	}
+	return res
+}
+
+func (p *Partition) readTiered(ctx context.Context, o ReadOptions, res *ReadResult) {
+	if o.CacheOnly {
+		return
+	}
+	r, err := p.b.opts.Reader.Read(ctx, p.tp, o.Offset, max(o.MaxBytes, 1), o.MinOneBatch)
+	switch {
+	case err == nil:
+		res.Data, res.Release = r.Data, r.Release
+		p.b.tieredReads.Add(1)
+	case ctx.Err() != nil:
+	case p.log.Offsets().Start > o.Offset:
+		res.Err = ErrOffsetOutOfRange // retention moved the start meanwhile
+	default:
+		p.b.opts.Logger.Warn("tiered read failed", "topic", p.topic.Load().Name, "partition", p.tp.Partition, "offset", o.Offset, "err", err)
+		res.Err = fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+}
+
+// diverging tells a client that has records of a lineage this log does not
+// have where to cut (KIP-595).
+func (p *Partition) diverging(ctx context.Context, o ReadOptions) *EpochEnd {
+	e, err := p.EpochEnd(ctx, o.LastFetchedEpoch)
+	if err != nil || e.Epoch == o.LastFetchedEpoch && e.EndOffset >= o.Offset {
+		return nil
+	}
+	return &e
+}
+
+// Watch makes w ready after the high watermark moves or the partition goes.
+func (p *Partition) Watch(w *Waiter) (cancel func()) { return p.log.Watch(w.ch) }
+
+// DeleteRecords moves the log start offset to before (-1: the high watermark)
+// and returns the new one. It is durable when it returns; bytes go later.
+func (p *Partition) DeleteRecords(ctx context.Context, before int64) (int64, error) {
+	off := p.log.Offsets()
+	if before == -1 {
+		before = off.HighWatermark
+	}
+	if before < 0 || before > off.HighWatermark {
+		return -1, fmt.Errorf("%w: delete records before %d, high watermark is %d", ErrOffsetOutOfRange, before, off.HighWatermark)
+	}
+	if before > off.Start {
+		if err := p.b.opts.Meta.SetLogStart(ctx, p.tp, p.LeaderEpoch(), before); err != nil {
+			return -1, err
+		}
+		p.log.SetStart(before)
+		p.b.KickRetention()
+	}
+	return max(before, off.Start), nil
+}
+
+// EpochEnd returns the end offset of the largest epoch that is not greater
+// than epoch (OffsetForLeaderEpoch, KIP-101/279); Epoch and EndOffset are -1
+// when there is none.
+func (p *Partition) EpochEnd(ctx context.Context, epoch int32) (EpochEnd, error) {
+	if epoch < 0 {
+		return EpochEnd{Epoch: -1, EndOffset: -1}, nil
+	}
+	off := p.log.Offsets()
+	if epoch > p.LeaderEpoch() {
+		return EpochEnd{Epoch: -1, EndOffset: -1}, nil
+	}
+	local := p.log.Epochs()
+	for i := len(local) - 1; i >= 0; i-- {
+		if local[i].Epoch <= epoch {
+			end := off.End
+			if i+1 < len(local) {
+				end = local[i+1].Start
+			}
+			return EpochEnd{Epoch: local[i].Epoch, EndOffset: end}, nil
+		}
+	}
+	if p.tiered.Load() > 0 {
+		e, end, ok, err := p.b.opts.Reader.EpochEnd(ctx, p.tp, epoch)
+		if err != nil {
+			return EpochEnd{}, fmt.Errorf("%w: %w", ErrStorage, err)
+		}
+		if ok {
+			if len(local) > 0 && end >= p.tiered.Load() {
+				end = local[0].Start
+			}
+			return EpochEnd{Epoch: e, EndOffset: end}, nil
+		}
+	}
+	return EpochEnd{Epoch: -1, EndOffset: -1}, nil
+}
+
+// timeLimit bounds one search through tiered segments.
+const timeLimit = 30 * time.Second

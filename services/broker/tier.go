@@ -1,0 +1,205 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/storage"
+	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/tiering"
+)
+
+// metaIndex is the metadata store's segment index as tiering sees it.
+type metaIndex struct{ meta *metadata.Store }
+
+var _ tiering.Index = (*metaIndex)(nil)
+
+// NewIndex returns the segment index of a metadata store.
+func NewIndex(meta *metadata.Store) tiering.Index { return &metaIndex{meta: meta} }
+
+func segmentOf(r metadata.SegmentRow) tiering.Segment {
+	return tiering.Segment{
+		SegmentKey: tiering.SegmentKey{TP: r.TP, Base: r.Base, Last: r.Last, Epoch: r.Epoch, Incarnation: r.Incarnation, Generation: r.Generation},
+		Size:       r.Size, LogSize: r.LogSize, Records: r.Records, MinTimestamp: r.MinTimestamp, MaxTimestamp: r.MaxTimestamp,
+		LastStable: r.LastStable, Uploaded: r.Uploaded,
+	}
+}
+
+func rowID(k tiering.SegmentKey) metadata.SegmentID {
+	return metadata.SegmentID{Base: k.Base, Last: k.Last, Epoch: k.Epoch, Incarnation: k.Incarnation, Generation: k.Generation}
+}
+
+// Segments implements tiering.Index.
+func (x *metaIndex) Segments(ctx context.Context, tp ids.TopicPartition, from int64, limit int) ([]tiering.Segment, error) {
+	rows, err := x.meta.Segments(ctx, tp, from, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]tiering.Segment, len(rows))
+	for i, r := range rows {
+		out[i] = segmentOf(r)
+	}
+	return out, nil
+}
+
+// Add implements tiering.Index.
+func (x *metaIndex) Add(ctx context.Context, s tiering.Segment) error {
+	err := x.meta.AddSegment(ctx, metadata.SegmentRow{TP: s.TP, SegmentID: rowID(s.SegmentKey), Size: s.Size, LogSize: s.LogSize, Records: s.Records,
+		MinTimestamp: s.MinTimestamp, MaxTimestamp: s.MaxTimestamp, LastStable: s.LastStable, Uploaded: s.Uploaded})
+	if errors.Is(err, metadata.ErrFenced) {
+		return fmt.Errorf("%w: %w", tiering.ErrFenced, err)
+	}
+	return err
+}
+
+// Drop implements tiering.Index.
+func (x *metaIndex) Drop(ctx context.Context, tp ids.TopicPartition, keys []tiering.SegmentKey) error {
+	rows := make([]metadata.SegmentID, len(keys))
+	for i, k := range keys {
+		rows[i] = rowID(k)
+	}
+	return x.meta.DropSegments(ctx, tp, rows)
+}
+
+// localTier shows the uploader what is closed on this disk.
+type localTier Broker
+
+var _ tiering.Local = (*localTier)(nil)
+
+// Closed implements tiering.Local.
+func (t *localTier) Closed(limit int) []tiering.LocalSegment {
+	b := (*Broker)(t)
+	var out []tiering.LocalSegment
+	v := b.view.Load()
+	for _, topic := range v.sorted {
+		if !topic.Config.RemoteStorage || topic.Config.RemoteCopyDisabled {
+			continue
+		}
+		for _, p := range v.parts[topic.ID] {
+			out = p.closedLocal(out)
+		}
+	}
+	sort.SliceStable(out, func(i, j int) bool { return out[i].ClosedAt.Before(out[j].ClosedAt) })
+	return out[:min(limit, len(out))]
+}
+
+func (p *Partition) closedLocal(out []tiering.LocalSegment) []tiering.LocalSegment {
+	end, start := p.tiered.Load(), p.log.Offsets().Start
+	for _, s := range p.log.ClosedSegments() {
+		if s.Tiered || s.Meta.Last < end || s.Meta.Last < start {
+			continue
+		}
+		base := s.Meta.Base
+		out = append(out, tiering.LocalSegment{TP: p.tp, Base: base, Last: s.Meta.Last, Bytes: s.Bytes, ClosedAt: s.ClosedAt,
+			Open: func() (tiering.Source, error) {
+				r, err := p.log.OpenSegment(base)
+				if err != nil {
+					return nil, err
+				}
+				return &source{SegmentReader: r}, nil
+			}})
+	}
+	return out
+}
+
+// Tiered implements tiering.Local.
+func (t *localTier) Tiered(s tiering.Segment) {
+	b := (*Broker)(t)
+	if p, err := b.Partition(s.TP.Topic, s.TP.Partition); err == nil {
+		p.addTiered(s)
+		b.house.touch(s.TP)
+	}
+}
+
+// source is a closed local segment as the uploader reads it.
+type source struct{ *storage.SegmentReader }
+
+// Segment implements tiering.Source.
+func (s *source) Segment() tiering.Segment {
+	m := s.Index().Meta
+	return tiering.Segment{
+		SegmentKey: tiering.SegmentKey{TP: m.TP, Base: m.Base, Last: m.Last, Epoch: m.Epoch},
+		LogSize:    m.LogSize, Records: m.Records, MinTimestamp: m.MinTimestamp, MaxTimestamp: m.MaxTimestamp, LastStable: m.LastStable,
+	}
+}
+
+func (b *Broker) uploaded(s tiering.LocalSegment, took time.Duration, err error) {
+	if b.opts.UploadObserver == nil {
+		return
+	}
+	name := s.TP.Topic.String()
+	if t := b.TopicByID(s.TP.Topic); t != nil {
+		name = t.Name
+	}
+	b.opts.UploadObserver(name, s.Bytes, took, err)
+}
+
+// Flushed tells the broker that a segment was closed: it can be uploaded.
+func (b *Broker) Flushed(ids.TopicPartition) { b.uploader.Kick() }
+
+// proofReader reads from the bucket what may be deleted. Log starts carry no
+// date there, so it remembers since when it has known them.
+type proofReader struct {
+	mu      sync.Mutex
+	history []startsAt // oldest first
+}
+
+type startsAt struct {
+	at     time.Time
+	starts map[ids.TopicPartition]int64
+}
+
+// read returns the proofs for one sweep. A log start counts as old as the
+// newest reading that has passed the grace period.
+func (r *proofReader) read(ctx context.Context, meta *metadata.Store, now time.Time, grace time.Duration) (tiering.Proofs, error) {
+	p := &bucketProofs{meta: meta, deleted: map[ids.TopicID]time.Time{}}
+	topics, err := meta.DeletedTopics(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read deleted topics: %w", err)
+	}
+	for _, t := range topics {
+		p.deleted[t.ID] = time.UnixMilli(t.At)
+	}
+	starts, err := meta.ReadLogStarts(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read log starts: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history = append(r.history, startsAt{at: now, starts: starts})
+	for len(r.history) > 1 && now.Sub(r.history[1].at) >= grace {
+		r.history = r.history[1:]
+	}
+	p.starts = r.history[0]
+	return p, nil
+}
+
+// bucketProofs are the proofs of one sweep.
+type bucketProofs struct {
+	meta    *metadata.Store
+	deleted map[ids.TopicID]time.Time
+	starts  startsAt
+}
+
+var _ tiering.Proofs = (*bucketProofs)(nil)
+
+// Topic implements tiering.Proofs.
+func (p *bucketProofs) Topic(_ context.Context, id ids.TopicID) (tiering.TopicState, error) {
+	if at, ok := p.deleted[id]; ok {
+		return tiering.TopicState{Known: true, Deleted: true, DeletedAt: at}, nil
+	}
+	return tiering.TopicState{Known: p.meta.Snapshot().TopicByID(id) != nil}, nil
+}
+
+// LogStart implements tiering.Proofs.
+func (p *bucketProofs) LogStart(_ context.Context, tp ids.TopicPartition) (tiering.LogStart, error) {
+	if o, ok := p.starts.starts[tp]; ok {
+		return tiering.LogStart{Offset: o, Since: p.starts.at}, nil
+	}
+	return tiering.LogStart{}, nil
+}
