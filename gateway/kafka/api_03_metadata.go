@@ -69,7 +69,7 @@ func (s *Server) metadataFor(ctx context.Context, r *kmsg.MetadataRequest, t *km
 		return metadataError(t.Topic, id, kerr.UnknownTopicOrPartition.Code)
 	}
 	created, err := s.b.CreateTopic(ctx, metadata.CreateTopic{Name: *t.Topic, Partitions: -1, ReplicationFactor: -1})
-	if errors.Is(err, broker.ErrTopicExists) {
+	if errors.Is(err, metadata.ErrTopicExists) {
 		created, err = s.b.Topic(*t.Topic), nil
 	}
 	if err != nil || created == nil {

@@ -1,0 +1,84 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/storage/ids"
+)
+
+// Broker is what the server needs of services/broker; New adapts one.
+type Broker interface {
+	Cluster
+	Topics
+	TopicAdmin
+	Data
+}
+
+// Cluster describes the cluster and this agent.
+type Cluster interface {
+	ClusterID() string
+	NodeID() int32
+	Nodes() []broker.Node
+	AutoCreate() bool
+	BrokerConfigs() []metadata.ConfigEntry
+	LogDirs(ctx context.Context) []broker.LogDir
+}
+
+// Topics finds topics.
+type Topics interface {
+	Topics() []*broker.Topic
+	Topic(name string) *broker.Topic
+	TopicByID(id ids.TopicID) *broker.Topic
+	TopicConfigs(name string) ([]metadata.ConfigEntry, error)
+}
+
+// TopicAdmin changes topics.
+type TopicAdmin interface {
+	CreateTopic(ctx context.Context, req metadata.CreateTopic) (*broker.Topic, error)
+	DeleteTopic(ctx context.Context, id ids.TopicID) error
+	CreatePartitions(ctx context.Context, name string, total int32, validateOnly bool) error
+	AlterTopicConfig(ctx context.Context, name string, ops []metadata.ConfigOp, validateOnly bool) error
+	ReplaceTopicConfig(ctx context.Context, name string, configs map[string]*string, validateOnly bool) error
+}
+
+// Data gives access to records.
+type Data interface {
+	Partition(id ids.TopicID, p int32) (Partition, error)
+	InitProducerID(ctx context.Context) (pid int64, epoch int16, err error)
+}
+
+// Partition is one partition.
+type Partition interface {
+	Writer
+	Reader
+}
+
+// Writer changes a partition.
+type Writer interface {
+	Produce(ctx context.Context, records []byte, done func(broker.Produced))
+	DeleteRecords(ctx context.Context, before int64) (low int64, err error)
+}
+
+// Reader reads a partition.
+type Reader interface {
+	Read(ctx context.Context, o broker.ReadOptions) broker.ReadResult
+	Watch(w *broker.Waiter) (cancel func())
+	Offset(ctx context.Context, ts int64) (broker.OffsetAt, error)
+	EpochEnd(ctx context.Context, epoch int32) (broker.EpochEnd, error)
+	LeaderEpoch() int32
+}
+
+// Adapt makes a *broker.Broker a Broker.
+func Adapt(b *broker.Broker) Broker { return adapted{b} }
+
+type adapted struct{ *broker.Broker }
+
+func (a adapted) Partition(id ids.TopicID, p int32) (Partition, error) {
+	part, err := a.Broker.Partition(id, p)
+	if err != nil {
+		return nil, err
+	}
+	return part, nil
+}

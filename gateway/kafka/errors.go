@@ -1,0 +1,84 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/storage/batch"
+)
+
+// codes maps our errors to Kafka's, the first match counts.
+func codes() []struct {
+	err   error
+	kafka *kerr.Error
+} {
+	return []struct {
+		err   error
+		kafka *kerr.Error
+	}{
+		{broker.ErrUnknownTopic, kerr.UnknownTopicOrPartition},
+		{broker.ErrUnknownPartition, kerr.UnknownTopicOrPartition},
+		{broker.ErrNotLeader, kerr.NotLeaderForPartition},
+		{broker.ErrClosed, kerr.NotLeaderForPartition},
+		{broker.ErrFencedEpoch, kerr.FencedLeaderEpoch},
+		{broker.ErrUnknownEpoch, kerr.UnknownLeaderEpoch},
+		{broker.ErrOffsetOutOfRange, kerr.OffsetOutOfRange},
+		{broker.ErrOutOfOrderSequence, kerr.OutOfOrderSequenceNumber},
+		{broker.ErrInvalidProducerEpoch, kerr.InvalidProducerEpoch},
+		{broker.ErrUnknownProducer, kerr.UnknownProducerID},
+		{broker.ErrDuplicateSequence, kerr.DuplicateSequenceNumber},
+		{broker.ErrMessageTooLarge, kerr.MessageTooLarge},
+		{broker.ErrInvalidTimestamp, kerr.InvalidTimestamp},
+		{broker.ErrThrottled, kerr.RequestTimedOut},
+		{broker.ErrTransactionalUnsupported, kerr.UnsupportedForMessageFormat},
+		{batch.ErrMagic, kerr.UnsupportedForMessageFormat},
+		{batch.ErrCodec, kerr.UnsupportedCompressionType},
+		{batch.ErrInvalid, kerr.InvalidRecord},
+		{batch.ErrCorrupt, kerr.CorruptMessage},
+		{batch.ErrTruncated, kerr.CorruptMessage},
+		{metadata.ErrTopicExists, kerr.TopicAlreadyExists},
+		{metadata.ErrInvalidTopic, kerr.InvalidTopicException},
+		{metadata.ErrInvalidPartitions, kerr.InvalidPartitions},
+		{metadata.ErrInvalidReplication, kerr.InvalidReplicationFactor},
+		{metadata.ErrInvalidConfig, kerr.InvalidConfig},
+		{metadata.ErrInvalidRequest, kerr.InvalidRequest},
+		{metadata.ErrPolicy, kerr.PolicyViolation},
+		{metadata.ErrFenced, kerr.NotLeaderForPartition},
+		{metadata.ErrUnavailable, kerr.RequestTimedOut},
+		{context.DeadlineExceeded, kerr.RequestTimedOut},
+		{context.Canceled, kerr.NotLeaderForPartition},
+		{broker.ErrStorage, kerr.KafkaStorageError},
+	}
+}
+
+// errorCode returns Kafka's error code of an error, 0 for nil.
+func errorCode(err error) int16 {
+	if err == nil {
+		return 0
+	}
+	if k, ok := errors.AsType[*kerr.Error](err); ok {
+		return k.Code
+	}
+	for _, c := range codes() {
+		if errors.Is(err, c.err) {
+			return c.kafka.Code
+		}
+	}
+	return kerr.UnknownServerError.Code
+}
+
+// errorMessage is the text for responses that have room for one.
+func errorMessage(err error) *string {
+	if err == nil {
+		return nil
+	}
+	s := err.Error()
+	if k, ok := errors.AsType[*kerr.Error](err); ok && k == err {
+		s = k.Description
+	}
+	return &s
+}
