@@ -114,8 +114,8 @@ func openDiskCache(fsys vfs.FS, dir string, capacity, blockSize int64, log *slog
 // system blocks and something for its names, here and on the disk.
 func charge(n int64) int64 { return (n+4095)/4096*4096 + 4096 }
 
-// makeRoom removes the least recently used files until need bytes fit. It
-// reports whether they do.
+// makeRoom removes the least recently used files until need bytes fit, and
+// takes them. It reports whether it could.
 func (c *diskCache) makeRoom(need int64) bool {
 	c.mu.Lock()
 	var victims []string
@@ -127,6 +127,9 @@ func (c *diskCache) makeRoom(need int64) bool {
 		victims = append(victims, f.name)
 	}
 	fits := c.used+need <= c.capacity
+	if fits {
+		c.used += need
+	}
 	c.mu.Unlock()
 	for _, name := range victims {
 		c.removeFile(name)
@@ -250,6 +253,9 @@ func (c *diskCache) put(id blockID, data []byte) {
 	c.mu.Unlock()
 	if err := c.write(tmp, path.Join(c.dir, name), c.header(id, data), data); err != nil {
 		c.warn("write block", err)
+		c.mu.Lock()
+		c.used -= size
+		c.mu.Unlock()
 		if err := c.fs.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			c.warn("remove unfinished block", err)
 		}
@@ -261,9 +267,7 @@ func (c *diskCache) put(id blockID, data []byte) {
 		c.used -= f.size
 	}
 	c.files[name] = c.order.PushFront(&cacheFile{name, size})
-	c.used += size
 	c.mu.Unlock()
-	c.makeRoom(0) // others may have written meanwhile
 }
 
 func (c *diskCache) write(tmp, name string, head, data []byte) (err error) {

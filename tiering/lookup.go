@@ -217,9 +217,13 @@ func findTimestamp(b []byte, from, ts int64) (TimeOffset, bool, error) {
 		if h.LogAppendTime() {
 			return TimeOffset{max(h.BaseOffset, from), h.MaxTimestamp, h.LeaderEpoch}, true, nil
 		}
-		found, ok, err := findRecord(h, one, from, ts)
-		if ok || err != nil {
-			return found, ok, err
+		for r, err := range batch.Records(one, batch.Limits{}) {
+			if err != nil {
+				return TimeOffset{}, false, fmt.Errorf("read batch at %d: %w", h.BaseOffset, err)
+			}
+			if o := h.BaseOffset + int64(r.OffsetDelta); r.Timestamp >= ts && o >= from {
+				return TimeOffset{o, r.Timestamp, h.LeaderEpoch}, true, nil
+			}
 		}
 	}
 	return TimeOffset{}, false, nil

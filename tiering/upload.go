@@ -155,11 +155,14 @@ func getInto(ctx context.Context, b objstore.Reader, key string, offset int64, b
 	if len(buf) == 0 {
 		return nil
 	}
-	body, _, err := b.Get(ctx, key, offset, int64(len(buf)))
+	body, info, err := b.Get(ctx, key, offset, int64(len(buf)))
 	if err != nil {
 		return fmt.Errorf("get %s: %w", key, err)
 	}
 	defer body.Close()
+	if end := offset + int64(len(buf)); info.Size > 0 && info.Size < end {
+		return fmt.Errorf("get %s: %w: it has %d bytes, want those up to %d", key, objstore.ErrRange, info.Size, end)
+	}
 	if _, err := io.ReadFull(body, buf); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			err = fmt.Errorf("%w: cut short: %w", objstore.ErrUnknown, err)
