@@ -53,7 +53,7 @@ func probeConditions(ctx context.Context, b Bucket, key string) error {
 	if info.Size != 16 || info.ETag == "" {
 		return fmt.Errorf("head says %d bytes, etag %q: %w", info.Size, info.ETag, ErrUnsuitable)
 	}
-	if err := retry(ctx, func() error {
+	if err := (Retry{}).Do(ctx, func() error {
 		_, _ = second.Seek(0, io.SeekStart)
 		_, err := b.Put(ctx, key, second, PutOptions{IfMatch: info.ETag})
 		return err
@@ -68,7 +68,7 @@ func probeConditions(ctx context.Context, b Bucket, key string) error {
 
 // expect puts and wants ErrPrecondition.
 func expect(ctx context.Context, b Bucket, key string, body *bytes.Reader, opts PutOptions) error {
-	err := retry(ctx, func() error {
+	err := Retry{}.Do(ctx, func() error {
 		_, _ = body.Seek(0, io.SeekStart)
 		_, err := b.Put(ctx, key, body, opts)
 		return err
@@ -83,7 +83,7 @@ func expect(ctx context.Context, b Bucket, key string, body *bytes.Reader, opts 
 }
 
 func probeList(ctx context.Context, b Bucket, key string) error {
-	return retry(ctx, func() error {
+	return Retry{}.Do(ctx, func() error {
 		list, _, err := b.List(ctx, key, "", 1)
 		if err == nil && (len(list) != 1 || list[0].Key != key || list[0].Size != 16) {
 			err = fmt.Errorf("list does not show what was put: %w", ErrUnsuitable)
@@ -93,7 +93,7 @@ func probeList(ctx context.Context, b Bucket, key string) error {
 }
 
 func probeRange(ctx context.Context, b Bucket, key string) error {
-	return retry(ctx, func() error {
+	return Retry{}.Do(ctx, func() error {
 		r, _, err := b.Get(ctx, key, 9, 5)
 		if err != nil {
 			return fmt.Errorf("ranged get: %w", err)
@@ -110,7 +110,7 @@ func probeRange(ctx context.Context, b Bucket, key string) error {
 }
 
 func probeDelete(ctx context.Context, b Bucket, key string) error {
-	return retry(ctx, func() error {
+	return Retry{}.Do(ctx, func() error {
 		if err := b.Delete(ctx, key); err != nil {
 			return fmt.Errorf("delete: %w", err)
 		}
@@ -122,20 +122,4 @@ func probeDelete(ctx context.Context, b Bucket, key string) error {
 		}
 		return nil
 	})
-}
-
-// retry repeats f while the store is busy or the outcome unknown.
-func retry(ctx context.Context, f func() error) error {
-	var err error
-	for attempt := range putAttempts {
-		if attempt > 0 {
-			if serr := Sleep(ctx, Backoff(attempt-1)); serr != nil {
-				return errors.Join(serr, err)
-			}
-		}
-		if err = f(); !Retriable(err) {
-			return err
-		}
-	}
-	return err
 }

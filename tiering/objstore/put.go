@@ -6,22 +6,16 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math/rand/v2"
-	"time"
 )
 
-const (
-	putAttempts  = 6
-	firstBackoff = 50 * time.Millisecond
-	maxBackoff   = 2 * time.Second
-	copyPiece    = 1 << 20
-)
+const copyPiece = 1 << 20
 
 // PutCreateOnly stores body under key unless another object is there, and
 // settles unknown outcomes by looking. created is true when the key now holds
 // exactly these bytes, whether this call, an earlier one or someone else
-// stored them; it is false with ErrPrecondition when it holds others. Busy
-// stores are tried up to 6 times with jittered backoff of at most 2 s; the
+// stored them, so a body that claims something must hold a nonce of its
+// writer; it is false with ErrPrecondition when it holds others. Busy
+// stores are tried again as the default Retry says; the
 // last error is returned, which for ErrUnknown says that the object may still
 // appear. opts.IfNoneMatch is implied and opts.IfMatch refused.
 func PutCreateOnly(ctx context.Context, b Bucket, key string, body Body, opts PutOptions) (created bool, err error) {
@@ -36,9 +30,10 @@ func PutCreateOnly(ctx context.Context, b Bucket, key string, body Body, opts Pu
 		}
 		opts.CRC32C = &sum
 	}
-	for attempt := range putAttempts {
+	policy := Retry{}.withDefaults()
+	for attempt := range policy.Attempts {
 		if attempt > 0 {
-			if serr := Sleep(ctx, Backoff(attempt-1)); serr != nil {
+			if serr := Sleep(ctx, policy.Backoff(attempt-1)); serr != nil {
 				return false, fmt.Errorf("create %q: %w: %w", key, serr, err)
 			}
 		}
@@ -65,7 +60,7 @@ func PutCreateOnly(ctx context.Context, b Bucket, key string, body Body, opts Pu
 			return false, fmt.Errorf("create %q: %w", key, err)
 		}
 	}
-	return false, fmt.Errorf("create %q: %d attempts: %w", key, putAttempts, err)
+	return false, fmt.Errorf("create %q: %d attempts: %w", key, policy.Attempts, err)
 }
 
 // holds reports whether key's object has this size and checksum.
@@ -106,26 +101,4 @@ func ChecksumBody(body Body) (uint32, error) {
 		return 0, fmt.Errorf("read body: %w", err)
 	}
 	return h.Sum32(), nil
-}
-
-// Backoff returns the jittered pause before retry n (from 0): between half of
-// and the full 50 ms · 2^n, at most 2 s.
-func Backoff(n int) time.Duration {
-	d := maxBackoff
-	if n < 6 {
-		d = min(firstBackoff<<n, maxBackoff)
-	}
-	return d/2 + rand.N(d/2)
-}
-
-// Sleep waits for d or until ctx ends, whose error it then returns.
-func Sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
