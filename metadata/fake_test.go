@@ -1,11 +1,8 @@
 package metadata
 
 import (
-	"bytes"
 	"context"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,20 +14,19 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeBucket is a bucket in memory with faults: before keeps a request from
-// being carried out, after loses its answer. op is "get", "head", "list", "put"
-// or "delete".
+// fakeBucket is a bucket in memory with faults decided by a function: before
+// keeps a request from being carried out, after loses its answer. op is "get",
+// "head", "list", "put" or "delete".
 type fakeBucket struct {
-	mu      sync.Mutex
-	objects map[string][]byte
-	before  func(op, key string) error
-	after   func(op, key string) error
-	count   map[string]int
+	mem    *objstore.Mem
+	mu     sync.Mutex
+	before func(op, key string) error
+	after  func(op, key string) error
 }
 
-func newBucket() *fakeBucket {
-	return &fakeBucket{objects: map[string][]byte{}, count: map[string]int{}}
-}
+var _ objstore.Bucket = (*fakeBucket)(nil)
+
+func newBucket() *fakeBucket { return &fakeBucket{mem: objstore.NewMem()} }
 
 // faults sets the faults from now on.
 func (b *fakeBucket) faults(before, after func(op, key string) error) {
@@ -39,105 +35,87 @@ func (b *fakeBucket) faults(before, after func(op, key string) error) {
 	b.before, b.after = before, after
 }
 
+// keys, body, replace and remove look and work behind the agents' backs.
 func (b *fakeBucket) keys(prefix string) []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	var out []string
-	for _, k := range slices.Sorted(maps.Keys(b.objects)) {
-		if strings.HasPrefix(k, prefix) {
-			out = append(out, k)
+	after := ""
+	for {
+		objects, more, err := b.mem.List(context.Background(), prefix, after, 1000)
+		if err != nil {
+			panic(err)
+		}
+		for _, o := range objects {
+			out = append(out, o.Key)
+			after = o.Key
+		}
+		if !more {
+			return out
 		}
 	}
-	return out
+}
+
+func (b *fakeBucket) body(t *testing.T, key string) string {
+	t.Helper()
+	r, _, err := b.mem.Get(context.Background(), key, 0, -1)
+	mustNil(t, err)
+	defer r.Close()
+	body, err := io.ReadAll(r)
+	mustNil(t, err)
+	return string(body)
+}
+
+func (b *fakeBucket) replace(t *testing.T, key, body string) {
+	t.Helper()
+	_, err := b.mem.Put(context.Background(), key, strings.NewReader(body), objstore.PutOptions{})
+	mustNil(t, err)
+}
+
+func (b *fakeBucket) remove(t *testing.T, key string) {
+	t.Helper()
+	mustNil(t, b.mem.Delete(context.Background(), key))
 }
 
 func (b *fakeBucket) do(op, key string, f func() error) error {
 	b.mu.Lock()
 	before, after := b.before, b.after
-	b.count[op]++
 	b.mu.Unlock()
 	if before != nil {
 		if err := before(op, key); err != nil {
 			return err
 		}
 	}
-	b.mu.Lock()
 	err := f()
-	b.mu.Unlock()
 	if err == nil && after != nil {
 		err = after(op, key)
 	}
 	return err
 }
 
-func (b *fakeBucket) Get(_ context.Context, key string, _, _ int64) (io.ReadCloser, objstore.ObjectInfo, error) {
-	var body []byte
-	err := b.do("get", key, func() error {
-		var ok bool
-		if body, ok = b.objects[key]; !ok {
-			return objstore.ErrNotFound
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, objstore.ObjectInfo{}, err
-	}
-	return io.NopCloser(bytes.NewReader(body)), objstore.ObjectInfo{Key: key, Size: int64(len(body))}, nil
+func (b *fakeBucket) Get(ctx context.Context, key string, offset, length int64) (r io.ReadCloser, info objstore.ObjectInfo, err error) {
+	err = b.do("get", key, func() (err error) { r, info, err = b.mem.Get(ctx, key, offset, length); return err })
+	return r, info, err
 }
 
-func (b *fakeBucket) Head(_ context.Context, key string) (info objstore.ObjectInfo, err error) {
-	err = b.do("head", key, func() error {
-		body, ok := b.objects[key]
-		if !ok {
-			return objstore.ErrNotFound
-		}
-		info = objstore.ObjectInfo{Key: key, Size: int64(len(body))}
-		return nil
-	})
+func (b *fakeBucket) Head(ctx context.Context, key string) (info objstore.ObjectInfo, err error) {
+	err = b.do("head", key, func() (err error) { info, err = b.mem.Head(ctx, key); return err })
 	return info, err
 }
 
-func (b *fakeBucket) List(_ context.Context, prefix, after string, limit int) (out []objstore.ObjectInfo, more bool, err error) {
-	err = b.do("list", prefix, func() error {
-		for _, k := range slices.Sorted(maps.Keys(b.objects)) {
-			if !strings.HasPrefix(k, prefix) || k <= after {
-				continue
-			}
-			if len(out) == limit {
-				more = true
-				break
-			}
-			out = append(out, objstore.ObjectInfo{Key: k, Size: int64(len(b.objects[k]))})
-		}
-		return nil
-	})
+func (b *fakeBucket) List(ctx context.Context, prefix, after string, limit int) (out []objstore.ObjectInfo, more bool, err error) {
+	err = b.do("list", prefix, func() (err error) { out, more, err = b.mem.List(ctx, prefix, after, limit); return err })
 	return out, more, err
 }
 
-func (b *fakeBucket) Put(_ context.Context, key string, body objstore.Body, opts objstore.PutOptions) (objstore.ObjectInfo, error) {
-	data, err := io.ReadAll(body)
-	if err != nil {
-		return objstore.ObjectInfo{}, err
-	}
-	err = b.do("put", key, func() error {
-		if _, ok := b.objects[key]; ok && opts.IfNoneMatch {
-			return objstore.ErrPrecondition
-		}
-		b.objects[key] = data
-		return nil
-	})
-	return objstore.ObjectInfo{Key: key, Size: int64(len(data))}, err
+func (b *fakeBucket) Put(ctx context.Context, key string, body objstore.Body, opts objstore.PutOptions) (info objstore.ObjectInfo, err error) {
+	err = b.do("put", key, func() (err error) { info, err = b.mem.Put(ctx, key, body, opts); return err })
+	return info, err
 }
 
-func (b *fakeBucket) Delete(_ context.Context, key string) error {
-	return b.do("delete", key, func() error { delete(b.objects, key); return nil })
+func (b *fakeBucket) Delete(ctx context.Context, key string) error {
+	return b.do("delete", key, func() error { return b.mem.Delete(ctx, key) })
 }
 
-func (b *fakeBucket) DeleteMany(ctx context.Context, keys []string) (map[string]error, error) {
-	for _, k := range keys {
-		if err := b.Delete(ctx, k); err != nil {
-			return nil, err
-		}
-	}
-	return nil, nil
+func (b *fakeBucket) DeleteMany(ctx context.Context, keys []string) (failed map[string]error, err error) {
+	err = b.do("delete", keys[0], func() (err error) { failed, err = b.mem.DeleteMany(ctx, keys); return err })
+	return failed, err
 }

@@ -156,31 +156,18 @@ func (s *Store) get(ctx context.Context, key string) ([]byte, error) {
 
 // create puts an object that must not exist yet. It returns true when this
 // body is the object, also when the answer to the put was lost, and else what
-// the object holds. Bodies carry a nonce, so that equal means one's own.
+// the object holds (nil if it was deleted since). Bodies carry a nonce, so that
+// equal means one's own.
 func (s *Store) create(ctx context.Context, key string, body []byte) (won bool, other []byte, err error) {
-	err = s.retry(ctx, func() error {
-		_, err := s.opts.Bucket.Put(ctx, key, bytes.NewReader(body), objstore.PutOptions{IfNoneMatch: true})
-		if err == nil {
-			won = true
-			return nil
-		}
-		if !errors.Is(err, objstore.ErrPrecondition) && !errors.Is(err, objstore.ErrUnknown) {
-			return err
-		}
-		found, getErr := s.get(ctx, key)
-		if errors.Is(getErr, objstore.ErrNotFound) {
-			return fmt.Errorf("%w: %w", objstore.ErrUnknown, err) // not carried out, or deleted since: again
-		}
-		if getErr != nil {
-			return getErr
-		}
-		won, other = bytes.Equal(found, body), found
-		return nil
-	})
-	if err != nil {
-		return false, nil, fmt.Errorf("create %s: %w", key, err)
+	won, err = objstore.PutCreateOnly(ctx, s.opts.Bucket, key, bytes.NewReader(body), objstore.PutOptions{})
+	if err == nil || !errors.Is(err, objstore.ErrPrecondition) {
+		return won, nil, err
 	}
-	return won, other, nil
+	other, err = s.get(ctx, key)
+	if errors.Is(err, objstore.ErrNotFound) {
+		return false, nil, nil
+	}
+	return false, other, err
 }
 
 // list calls f with all objects under prefix after the key after, in order.

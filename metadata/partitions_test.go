@@ -204,7 +204,7 @@ func TestLogStartsOfUnknownTopics(t *testing.T) {
 	unknown := ids.TopicPartition{Topic: ids.NewTopicID()}
 	body, err := s.encodeLogStarts(logStarts{}, map[ids.TopicPartition]int64{unknown: 9})
 	mustNil(t, err)
-	w.bucket.objects[numbered(startsPrefix, 1)] = body
+	w.bucket.replace(t, numbered(startsPrefix, 1), string(body))
 	mustNil(t, s.SetLogStart(ctx, tp, 1, 5))
 	mustNil(t, s.PublishLogStarts(ctx))
 	if got, err := s.ReadLogStarts(ctx); err != nil || got[unknown] != 9 || got[tp] != 5 {
