@@ -11,70 +11,173 @@ import (
 	"time"
 )
 
-// FaultKind is what a FaultRule does to a request.
+// FaultKind says what a Fault does to a request.
 type FaultKind uint8
 
 const (
-	// FaultThrottle refuses with ErrThrottled; nothing is done (S3: 503).
+	// FaultThrottle answers ErrThrottled; nothing is done.
 	FaultThrottle FaultKind = iota + 1
-	// FaultDeny refuses with ErrDenied; nothing is done (S3: 403).
-	FaultDeny
-	// FaultSlow waits for Delay and then lets the request through.
-	FaultSlow
-	// FaultHang answers only when the context ends: ErrUnknown, not done.
+	// FaultLatency waits for Rule.Delay first, or until ctx ends.
+	FaultLatency
+	// FaultHang waits until ctx ends. Writes then answer ErrUnknown, nothing is done.
 	FaultHang
-	// FaultTimeoutBefore answers ErrUnknown; nothing is done.
-	FaultTimeoutBefore
-	// FaultTimeoutAfter carries the request out and answers ErrUnknown.
-	FaultTimeoutAfter
-	// FaultCutBody ends the body of a get early with ErrUnknown.
+	// FaultUnknownBefore answers ErrUnknown; nothing was done.
+	FaultUnknownBefore
+	// FaultUnknownAfter carries the request out and answers ErrUnknown.
+	FaultUnknownAfter
+	// FaultCutBody ends a get's body with ErrUnknown at a random place before its end.
 	FaultCutBody
-	// FaultWrongBytes flips a bit in every KiB of the body of a get, silently.
+	// FaultWrongBytes flips one bit at a random place of a get's body.
 	FaultWrongBytes
-	// FaultSwallowPut answers a put with success and stores nothing.
+	// FaultSwallowPut answers success to a put or delete and does nothing.
 	FaultSwallowPut
-	faultKinds
 )
 
-// String returns the kind's name, as in test output.
-func (k FaultKind) String() string {
-	names := [...]string{"none", "throttle", "deny", "slow", "hang", "timeout-before", "timeout-after", "cut-body", "wrong-bytes", "swallow-put"}
-	if int(k) < len(names) {
-		return names[k]
-	}
-	return fmt.Sprintf("FaultKind(%d)", k)
-}
+// Method is a bucket method, for the rules of a Fault.
+type Method string
 
-// FaultRule says which requests get which fault. Of several rules that choose
-// a request the first one counts.
+// The methods. MethodAny stands for all.
+const (
+	MethodAny        Method = ""
+	MethodGet        Method = "get"
+	MethodHead       Method = "head"
+	MethodList       Method = "list"
+	MethodPut        Method = "put"
+	MethodDelete     Method = "delete"
+	MethodDeleteMany Method = "delete_many"
+)
+
+// FaultRule says which requests go wrong and how. The first rule that fires
+// for a request decides, except that FaultLatency lets later rules fire too.
 type FaultRule struct {
-	Kind FaultKind
-	// Op is "get", "head", "list", "put", "delete" or "delete_many"; empty
-	// means each that the kind can do something to.
-	Op string
-	// Prefix of the key, of the list's prefix, or of any key of a DeleteMany.
-	Prefix string
-	// Nth, from 1, is the first matching request to be hit; 0 means 1.
-	Nth int
-	// Count bounds how many requests the rule hits; 0 means no bound.
-	Count int
-	// Probability in (0, 1) of a hit; 0 and 1 mean always.
+	Method Method
+	Prefix string // of the key; for lists, of the prefix; for delete_many, of any key
+	Kind   FaultKind
+	// Probability, 0 to 1, that a matching request is hit. Ignored when Nth is set.
 	Probability float64
-	// Delay of FaultSlow.
-	Delay time.Duration
+	// Nth hits the Nth matching request alone, counted from 1.
+	Nth int64
+	// Limit, if above 0, ends the rule after so many hits.
+	Limit int64
+	Delay time.Duration // of FaultLatency
 }
 
-func (r *FaultRule) matches(op string, keys []string) bool {
-	if r.Op != "" && r.Op != op {
+// RuleID names an added rule.
+type RuleID int
+
+type faultRule struct {
+	FaultRule
+	seen, hits int64
+	off        bool
+}
+
+// Fault is a bucket that goes wrong as told, for tests. It is safe for
+// concurrent use; with one requester the same seed gives the same faults.
+type Fault struct {
+	b Bucket
+
+	mu    sync.Mutex
+	rng   *rand.Rand
+	rules []*faultRule
+	calls map[Method]int64
+}
+
+// NewFault returns b without faults yet.
+func NewFault(b Bucket, seed uint64) *Fault {
+	return &Fault{b: b, rng: rand.New(rand.NewPCG(seed, 0x6f626a)), calls: make(map[Method]int64)}
+}
+
+// Add adds a rule behind those there are.
+func (f *Fault) Add(r FaultRule) RuleID {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rules = append(f.rules, &faultRule{FaultRule: r})
+	return RuleID(len(f.rules) - 1)
+}
+
+// Remove ends a rule; its hits can still be asked.
+func (f *Fault) Remove(id RuleID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rules[id].off = true
+}
+
+// Clear ends all rules.
+func (f *Fault) Clear() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, r := range f.rules {
+		r.off = true
+	}
+}
+
+// Hits returns how many requests a rule has hit.
+func (f *Fault) Hits(id RuleID) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rules[id].hits
+}
+
+// Calls returns how many requests of the method were made; MethodAny sums all.
+func (f *Fault) Calls(m Method) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m != MethodAny {
+		return f.calls[m]
+	}
+	var n int64
+	for _, c := range f.calls {
+		n += c
+	}
+	return n
+}
+
+// verdict is what happens to one request.
+type verdict struct {
+	kind  FaultKind // 0: nothing
+	delay time.Duration
+	at    float64 // place of a cut or a wrong bit, as a part of the body
+	bit   uint8
+}
+
+func (f *Fault) judge(m Method, keys ...string) verdict {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls[m]++
+	v := verdict{at: f.rng.Float64(), bit: uint8(1) << f.rng.IntN(8)}
+	for _, r := range f.rules {
+		if r.off || !r.matches(m, keys) {
+			continue
+		}
+		r.seen++
+		hit := r.Nth > 0 && r.seen == r.Nth || r.Nth == 0 && f.rng.Float64() < r.Probability
+		if !hit || r.Limit > 0 && r.hits >= r.Limit {
+			continue
+		}
+		r.hits++
+		if r.Kind == FaultLatency {
+			v.delay += r.Delay
+			continue
+		}
+		v.kind = r.Kind
+		break
+	}
+	return v
+}
+
+// matches keeps kinds away from methods they do not fit.
+func (r *faultRule) matches(m Method, keys []string) bool {
+	if r.Method != MethodAny && r.Method != m {
 		return false
 	}
+	write := m == MethodPut || m == MethodDelete || m == MethodDeleteMany
 	switch r.Kind {
 	case FaultCutBody, FaultWrongBytes:
-		if op != "get" {
+		if m != MethodGet {
 			return false
 		}
-	case FaultSwallowPut:
-		if op != "put" {
+	case FaultSwallowPut, FaultUnknownAfter:
+		if !write {
 			return false
 		}
 	}
@@ -83,246 +186,125 @@ func (r *FaultRule) matches(op string, keys []string) bool {
 			return true
 		}
 	}
-	return false
+	return r.Prefix == ""
 }
 
-type faultState struct {
-	FaultRule
-	seen, hits int
-}
-
-// Fault is a Bucket that does to its requests what its rules say, for tests.
-// The same seed and the same order of requests give the same faults. It is
-// safe for concurrent use.
-type Fault struct {
-	b Bucket
-
-	mu     sync.Mutex
-	rng    *rand.Rand
-	rules  []*faultState
-	counts [faultKinds]int64
-	calls  map[string]int64
-}
-
-// NewFault returns b behind the given rules.
-func NewFault(b Bucket, seed uint64, rules ...FaultRule) *Fault {
-	f := &Fault{b: b, rng: rand.New(rand.NewPCG(seed, 0)), calls: make(map[string]int64)}
-	f.SetRules(rules...)
-	return f
-}
-
-// SetRules replaces the rules and starts their counting of requests anew.
-// Requests under way keep their fault.
-func (f *Fault) SetRules(rules ...FaultRule) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.rules = f.rules[:0]
-	for _, r := range rules {
-		f.rules = append(f.rules, &faultState{FaultRule: r})
-	}
-}
-
-// Injected returns how many faults of the kind were injected since NewFault.
-func (f *Fault) Injected(kind FaultKind) int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.counts[kind]
-}
-
-// TotalInjected returns how many faults were injected since NewFault.
-func (f *Fault) TotalInjected() (n int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, c := range f.counts {
-		n += c
-	}
-	return n
-}
-
-// Calls returns how many requests of the op came in, hit by a fault or not.
-func (f *Fault) Calls(op string) int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.calls[op]
-}
-
-// choose returns the fault of a request, its kind 0 for none, and a number
-// for what the kind leaves to chance.
-func (f *Fault) choose(op string, keys ...string) (FaultRule, uint64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.calls[op]++
-	for _, s := range f.rules {
-		if !s.matches(op, keys) {
-			continue
+// before does what comes before the request; an error is its answer.
+func (f *Fault) before(ctx context.Context, m Method, v verdict) error {
+	if v.delay > 0 {
+		if err := Sleep(ctx, v.delay); err != nil {
+			return fmt.Errorf("injected latency of %s: %w: %w", m, ErrUnknown, err)
 		}
-		s.seen++
-		if s.seen < s.Nth || s.Count > 0 && s.hits >= s.Count {
-			continue
-		}
-		if s.Probability > 0 && s.Probability < 1 && f.rng.Float64() >= s.Probability {
-			continue
-		}
-		s.hits++
-		f.counts[s.Kind]++
-		return s.FaultRule, f.rng.Uint64()
 	}
-	return FaultRule{}, 0
-}
-
-// before does what the fault does ahead of the request.
-func before(ctx context.Context, r FaultRule) error {
-	switch r.Kind {
+	switch v.kind {
 	case FaultThrottle:
-		return fmt.Errorf("injected: %w", ErrThrottled)
-	case FaultDeny:
-		return fmt.Errorf("injected: %w", ErrDenied)
-	case FaultSlow:
-		if err := Sleep(ctx, r.Delay); err != nil {
-			return fmt.Errorf("injected delay: %w: %w", ErrUnknown, err)
-		}
+		return fmt.Errorf("injected in %s: %w", m, ErrThrottled)
 	case FaultHang:
 		<-ctx.Done()
-		return fmt.Errorf("injected hang: %w: %w", ErrUnknown, ctx.Err())
-	case FaultTimeoutBefore:
-		return fmt.Errorf("injected timeout: %w", ErrUnknown)
+		return fmt.Errorf("injected hang of %s: %w: %w", m, ErrUnknown, ctx.Err())
+	case FaultUnknownBefore:
+		return fmt.Errorf("injected before %s: %w", m, ErrUnknown)
 	}
 	return nil
 }
 
-// after replaces the answer of a request that was carried out.
-func after(r FaultRule, err error) error {
-	if r.Kind == FaultTimeoutAfter {
-		return fmt.Errorf("injected timeout: %w", ErrUnknown)
+func after(m Method, v verdict, err error) error {
+	if v.kind == FaultUnknownAfter && err == nil {
+		return fmt.Errorf("injected after %s: %w", m, ErrUnknown)
 	}
 	return err
 }
 
 // Get implements Reader.
 func (f *Fault) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, ObjectInfo, error) {
-	rule, chance := f.choose("get", key)
-	if err := before(ctx, rule); err != nil {
-		return nil, ObjectInfo{}, fmt.Errorf("get %q: %w", key, err)
+	v := f.judge(MethodGet, key)
+	if err := f.before(ctx, MethodGet, v); err != nil {
+		return nil, ObjectInfo{}, err
 	}
 	r, info, err := f.b.Get(ctx, key, offset, length)
+	if err != nil || v.kind != FaultCutBody && v.kind != FaultWrongBytes {
+		return r, info, err
+	}
+	end, err := ClipRange(info.Size, offset, length)
 	if err != nil {
-		return nil, info, after(rule, err)
+		return r, info, nil
 	}
-	switch rule.Kind {
-	case FaultTimeoutAfter:
-		_ = r.Close()
-		return nil, ObjectInfo{}, fmt.Errorf("get %q: %w", key, after(rule, nil))
-	case FaultCutBody:
-		end, err := ClipRange(info.Size, offset, length)
-		if err != nil {
-			_ = r.Close()
-			return nil, ObjectInfo{}, err
-		}
-		left := int64(0)
-		if end > offset {
-			left = int64(chance % uint64(end-offset))
-		}
-		r = &cutBody{ReadCloser: r, left: left}
-	case FaultWrongBytes:
-		r = &wrongBody{ReadCloser: r, at: int64(chance % 8), bit: 1 << (chance >> 32 % 8)}
-	}
-	return r, info, nil
+	return &faultyBody{ReadCloser: r, at: int64(v.at * float64(end-offset)), verdict: v}, info, nil
 }
 
-// cutBody ends with ErrUnknown after left bytes.
-type cutBody struct {
-	io.ReadCloser
-	left int64
-}
-
-func (c *cutBody) Read(p []byte) (int, error) {
-	if c.left == 0 {
-		return 0, fmt.Errorf("injected cut: %w", ErrUnknown)
-	}
-	n, err := c.ReadCloser.Read(p[:min(int64(len(p)), c.left)])
-	c.left -= int64(n)
-	return n, err
-}
-
-// wrongBody flips one bit every KiB, the first at position at.
-type wrongBody struct {
+type faultyBody struct {
 	io.ReadCloser
 	pos, at int64
-	bit     byte
+	verdict verdict
 }
 
-func (w *wrongBody) Read(p []byte) (int, error) {
-	n, err := w.ReadCloser.Read(p)
-	for ; w.at < w.pos+int64(n); w.at += 1024 {
-		p[w.at-w.pos] ^= w.bit
+func (b *faultyBody) Read(p []byte) (int, error) {
+	if b.verdict.kind == FaultCutBody {
+		if b.pos >= b.at {
+			return 0, fmt.Errorf("injected cut at %d: %w: %w", b.at, ErrUnknown, io.ErrUnexpectedEOF)
+		}
+		p = p[:min(int64(len(p)), b.at-b.pos)]
 	}
-	w.pos += int64(n)
+	n, err := b.ReadCloser.Read(p)
+	if i := b.at - b.pos; b.verdict.kind == FaultWrongBytes && i >= 0 && i < int64(n) {
+		p[i] ^= b.verdict.bit
+	}
+	b.pos += int64(n)
 	return n, err
 }
 
 // Head implements Reader.
 func (f *Fault) Head(ctx context.Context, key string) (ObjectInfo, error) {
-	rule, _ := f.choose("head", key)
-	if err := before(ctx, rule); err != nil {
-		return ObjectInfo{}, fmt.Errorf("head %q: %w", key, err)
+	if err := f.before(ctx, MethodHead, f.judge(MethodHead, key)); err != nil {
+		return ObjectInfo{}, err
 	}
-	info, err := f.b.Head(ctx, key)
-	return info, after(rule, err)
+	return f.b.Head(ctx, key)
 }
 
 // List implements Reader.
-func (f *Fault) List(ctx context.Context, prefix, start string, limit int) ([]ObjectInfo, bool, error) {
-	rule, _ := f.choose("list", prefix)
-	if err := before(ctx, rule); err != nil {
-		return nil, false, fmt.Errorf("list %q: %w", prefix, err)
-	}
-	list, more, err := f.b.List(ctx, prefix, start, limit)
-	if err = after(rule, err); err != nil {
+func (f *Fault) List(ctx context.Context, prefix, after string, limit int) ([]ObjectInfo, bool, error) {
+	if err := f.before(ctx, MethodList, f.judge(MethodList, prefix)); err != nil {
 		return nil, false, err
 	}
-	return list, more, nil
+	return f.b.List(ctx, prefix, after, limit)
 }
 
 // Put implements Writer.
 func (f *Fault) Put(ctx context.Context, key string, body Body, opts PutOptions) (ObjectInfo, error) {
-	rule, _ := f.choose("put", key)
-	if err := before(ctx, rule); err != nil {
-		return ObjectInfo{}, fmt.Errorf("put %q: %w", key, err)
+	v := f.judge(MethodPut, key)
+	if err := f.before(ctx, MethodPut, v); err != nil {
+		return ObjectInfo{}, err
 	}
-	if rule.Kind == FaultSwallowPut {
-		// A store that loses the object answers as one that kept it.
-		var lost Mem
-		lost.objects = make(map[string]memObject)
-		return lost.Put(ctx, key, body, PutOptions{CRC32C: opts.CRC32C})
+	if v.kind == FaultSwallowPut {
+		// The answer of a store that lost it: as of an object elsewhere.
+		info, err := NewMem().Put(ctx, key, bytes.NewReader(nil), PutOptions{})
+		info.Size = body.Size()
+		return info, err
 	}
 	info, err := f.b.Put(ctx, key, body, opts)
-	if rule.Kind == FaultTimeoutAfter {
-		return ObjectInfo{}, fmt.Errorf("put %q: %w", key, after(rule, err))
+	if err = after(MethodPut, v, err); err != nil {
+		return ObjectInfo{}, err
 	}
-	return info, err
+	return info, nil
 }
 
 // Delete implements Writer.
 func (f *Fault) Delete(ctx context.Context, key string) error {
-	rule, _ := f.choose("delete", key)
-	if err := before(ctx, rule); err != nil {
-		return fmt.Errorf("delete %q: %w", key, err)
+	v := f.judge(MethodDelete, key)
+	if err := f.before(ctx, MethodDelete, v); err != nil || v.kind == FaultSwallowPut {
+		return err
 	}
-	return after(rule, f.b.Delete(ctx, key))
+	return after(MethodDelete, v, f.b.Delete(ctx, key))
 }
 
 // DeleteMany implements Writer.
 func (f *Fault) DeleteMany(ctx context.Context, keys []string) (map[string]error, error) {
-	rule, _ := f.choose("delete_many", keys...)
-	if err := before(ctx, rule); err != nil {
-		return nil, fmt.Errorf("delete many: %w", err)
+	v := f.judge(MethodDeleteMany, keys...)
+	if err := f.before(ctx, MethodDeleteMany, v); err != nil || v.kind == FaultSwallowPut {
+		return nil, err
 	}
 	failed, err := f.b.DeleteMany(ctx, keys)
-	return failed, after(rule, err)
+	return failed, after(MethodDeleteMany, v, err)
 }
 
-var (
-	_ Bucket = (*Fault)(nil)
-	_ Body   = (*bytes.Reader)(nil)
-	_ Body   = (*io.SectionReader)(nil)
-)
+var _ Bucket = (*Fault)(nil)
