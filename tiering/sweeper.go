@@ -113,8 +113,8 @@ type SweepReport struct {
 	RowsDropped int64
 	Uploads     int // unfinished multipart uploads given up
 	By          map[SweepAction]SweepCount
-	// Last is the last key looked at; with Done false, the After of a sweep
-	// that goes on.
+	// Last is the last key of the last partition that is finished; with Done
+	// false, the After of a sweep that goes on.
 	Last string
 	Done bool
 }
@@ -245,7 +245,6 @@ func (s *sweep) partition(ctx context.Context, objects []object) error {
 	var dead []object // grace is over: bytes may go
 	var drop []SegmentKey
 	for _, ob := range objects {
-		s.report.Last = ob.info.Key
 		action, since := p.verdict(ob)
 		switch {
 		case action == "":
@@ -262,7 +261,11 @@ func (s *sweep) partition(ctx context.Context, objects []object) error {
 		}
 	}
 	s.missing(ctx, p, rows, objects, &drop)
-	return s.remove(ctx, tp, drop, dead)
+	if err := s.remove(ctx, tp, drop, dead); err != nil {
+		return err
+	}
+	s.report.Last = objects[len(objects)-1].info.Key
+	return nil
 }
 
 // keep handles an object that nothing proves dead.
