@@ -788,3 +788,28 @@ func FuzzDecoders(f *testing.F) {
 		check("cluster", err)
 	})
 }
+
+// TestLatePublish: an agent that wakes up with an old version in hand neither
+// lowers the row nor brings a deleted topic back.
+func TestLatePublish(t *testing.T) {
+	both(t, func(t *testing.T, w *world) {
+		s, late := w.open(), w.open(func(o *Options) { o.NodeID = 2 })
+		ctx := ctxT(t)
+		topic := create(t, s, "t", 1)
+		old, err := late.readTopic(ctx, topicObject("t", 1))
+		mustNil(t, err)
+		mustNil(t, s.DeleteTopic(ctx, topic.ID))
+		before, err := w.kv.Get(ctx, topicRow("t"))
+		mustNil(t, err)
+		mustNil(t, late.publish(ctx, old))
+		after, err := w.kv.Get(ctx, topicRow("t"))
+		mustNil(t, err)
+		if after.Revision != before.Revision || !strings.Contains(string(after.Value), opDelete) {
+			t.Fatalf("the row went from %s to %s", before.Value, after.Value)
+		}
+		until(t, func() bool { return late.known("t") == 2 })
+		if s.Snapshot().Topic("t") != nil || late.Snapshot().Topic("t") != nil {
+			t.Fatal("a deleted topic came back")
+		}
+	})
+}
