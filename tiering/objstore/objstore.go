@@ -29,6 +29,8 @@ var (
 	ErrDenied = errors.New("objstore: access denied")
 	// ErrChecksum: the bytes received are not those of the checksum.
 	ErrChecksum = errors.New("objstore: checksum mismatch")
+	// ErrNoBucket: the bucket itself is not there.
+	ErrNoBucket = errors.New("objstore: bucket not found")
 	// ErrRange: the range lies outside the object (S3: 416).
 	ErrRange = errors.New("objstore: range not satisfiable")
 )
