@@ -565,44 +565,6 @@ func TestBucketFirst(t *testing.T) {
 	})
 }
 
-// FuzzDecoders: whatever stands in an object or row, it is refused with one of
-// two errors or makes sense.
-func FuzzDecoders(f *testing.F) {
-	id := ids.NewTopicID().String()
-	f.Add("meta/topics/t/00000000000000000001", []byte(`{"format":1,"version":1,"op":"create","name":"t","id":"`+id+`","partitions":3}`))
-	f.Add("meta/log-start/00000000000000000001", []byte(`{"format":1,"n":1,"starts":{"`+id+`":{"2":100}}}`))
-	f.Add("seg/"+id+"/2/00000000000000000199/00000000000000000100-1-01ARZ3NDEKTSV4RRFFQ69G5FAV-0", []byte(`{"format":1,"size":1199}`))
-	f.Add("meta/cluster", []byte(`{"format":1,"cluster_id":"x","store":"y"}`))
-	f.Fuzz(func(t *testing.T, key string, body []byte) {
-		check := func(what string, err error) {
-			if err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrVersion) {
-				t.Errorf("%s: %v", what, err)
-			}
-		}
-		r, err := decodeTopic(key, body)
-		check("topic", err)
-		if err == nil && (r.Partitions < 1 || r.Partitions > MaxPartitions || ValidateTopicName(r.Name) != nil) {
-			t.Errorf("topic %+v", r)
-		}
-		_, _, err = parseTopicObject(key)
-		check("topic key", err)
-		starts, err := decodeLogStarts(key, body)
-		check("log starts", err)
-		for tp, start := range starts.starts {
-			if tp.Partition < 0 || start < 0 {
-				t.Errorf("log start %d of %s", start, tp)
-			}
-		}
-		seg, err := parseSegmentRow(kv.Item{Key: key, Value: body})
-		check("segment", err)
-		if err == nil && seg.row(seg.TP) != key {
-			t.Errorf("segment %+v from %s", seg, key)
-		}
-		_, err = decodeCluster(key, body)
-		check("cluster", err)
-	})
-}
-
 // TestLatePublish: an agent that wakes up with an old version in hand neither
 // lowers the row nor brings a deleted topic back.
 func TestLatePublish(t *testing.T) {
