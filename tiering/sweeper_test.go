@@ -247,7 +247,7 @@ func TestSweepMissing(t *testing.T) {
 
 // Rows before bytes, whatever fails.
 func TestSweepOrder(t *testing.T) {
-	for _, fault := range []string{"", "drop fails", "drop lies", "rows fail", "delete fails", "delete fails for one", "crash after drop"} {
+	for _, fault := range []string{"", "drop fails", "drop lies", "delete fails", "delete fails for one", "crash after drop"} {
 		t.Run(fault, func(t *testing.T) {
 			r := newSweepRig()
 			r.three(t, testTP)
@@ -381,14 +381,14 @@ func TestSweepResumes(t *testing.T) {
 func TestSweepPages(t *testing.T) {
 	r := newSweepRig()
 	s := makeSegment(testTP, 0, 1, 0, 1)
-	for i := range 2500 {
+	for i := range 1200 {
 		row := s.row()
 		row.Base, row.Last = int64(i)*10, int64(i)*10+9
 		s.putAs(t, r.b, r.x, row)
 	}
-	r.p.starts[testTP] = LogStart{Offset: 24_000, Since: r.now.Add(-2 * time.Hour)}
+	r.p.starts[testTP] = LogStart{Offset: 11_000, Since: r.now.Add(-2 * time.Hour)}
 	rep := r.sweep(t)
-	if rep.Deleted.Objects != 2400 || len(r.b.keys(t)) != 100 || len(r.x.all(testTP)) != 100 {
+	if rep.Deleted.Objects != 1100 || len(r.b.keys(t)) != 100 || len(r.x.all(testTP)) != 100 {
 		t.Errorf("%+v, %d objects, %d rows", rep, len(r.b.keys(t)), len(r.x.all(testTP)))
 	}
 }
