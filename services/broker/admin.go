@@ -177,3 +177,15 @@ func (b *Broker) Segments(ctx context.Context, p *Partition, fn func(SegmentInfo
 	}
 	return nil
 }
+
+// Roll closes the active segments of a topic now, so that they can be tiered.
+func (b *Broker) Roll(name string) error {
+	t := b.Topic(name)
+	if t == nil {
+		return fmt.Errorf("%w: %s", ErrUnknownTopic, name)
+	}
+	for _, p := range b.view.Load().parts[t.ID] {
+		p.log.RollIfOld(true)
+	}
+	return nil
+}

@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"net/http/pprof"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/tiering/objstore"
+)
+
+// adminHandler serves the admin port: health, metrics, pprof and the JSON API
+// for what has no Kafka API (docs/admin-api.md).
+func (a *Agent) adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	for _, p := range []string{"/readyz", "/ready", "/status/ready"} {
+		mux.HandleFunc("GET "+p, a.ready)
+	}
+	mux.HandleFunc("GET /v1/topics/{topic}/storage", a.topicStorage)
+	mux.HandleFunc("GET /v1/topics/{topic}/segments", a.segments)
+	mux.HandleFunc("POST /v1/topics/{topic}/roll", a.roll)
+	mux.HandleFunc("POST /v1/sweep", a.sweep)
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// readyTimeout bounds each check of /readyz.
+const readyTimeout = 5 * time.Second
+
+func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
+	defer cancel()
+	type check struct {
+		name string
+		err  error
+	}
+	var checks []check
+	draining := error(nil)
+	select {
+	case <-a.draining:
+		draining = errors.New("shutting down")
+	default:
+	}
+	_, err := a.bucket.Head(ctx, "meta/cluster")
+	if errors.Is(err, objstore.ErrNotFound) {
+		err = errors.New("the bucket has lost meta/cluster")
+	}
+	checks = append(checks, check{"draining", draining}, check{"storage", a.store.Err()}, check{"bucket", err}, check{"metadata", a.meta.CheckOwner(ctx)}, check{"disk", a.diskCheck()})
+	status := http.StatusOK
+	for _, c := range checks {
+		if c.err != nil {
+			status = http.StatusServiceUnavailable
+		}
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	for _, c := range checks {
+		switch {
+		case c.err != nil:
+			fmt.Fprintf(w, "[-] %s: %v\n", c.name, c.err)
+		case r.URL.Query().Has("verbose"):
+			fmt.Fprintf(w, "[+] %s ok\n", c.name)
+		}
+	}
+	if status == http.StatusOK {
+		fmt.Fprintln(w, "ready")
+	}
+}
+
+func (a *Agent) diskCheck() error {
+	if b := a.store.DiskBudget(); b > 0 && a.store.DiskUsed() >= b {
+		return fmt.Errorf("disk budget used up: %d of %d bytes", a.store.DiskUsed(), b)
+	}
+	return nil
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the client has gone
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	switch {
+	case errors.Is(err, broker.ErrUnknownTopic), errors.Is(err, broker.ErrUnknownPartition):
+		status = http.StatusNotFound
+	case errors.Is(err, errBadQuery):
+		status = http.StatusBadRequest
+	}
+	writeJSON(w, status, map[string]any{"error": err.Error()})
+}
+
+var errBadQuery = errors.New("bad query")
+
+func (a *Agent) topicStorage(w http.ResponseWriter, r *http.Request) {
+	t, parts, err := a.broker.TopicStorage(r.PathValue("topic"))
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"topic": t.Name, "id": t.ID.String(), "partitions": parts})
+}
+
+// maxSegments bounds one answer.
+const maxSegments = 100_000
+
+func (a *Agent) segments(w http.ResponseWriter, r *http.Request) {
+	t := a.broker.Topic(r.PathValue("topic"))
+	if t == nil {
+		writeError(w, fmt.Errorf("%w: %s", broker.ErrUnknownTopic, r.PathValue("topic")))
+		return
+	}
+	q := query{r: r}
+	one, from, to := q.int("partition", -1), q.int("from", 0), q.int("to", math.MaxInt64)
+	fromTS, toTS := q.int("from_ts", 0), q.int("to_ts", math.MaxInt64)
+	if q.err != nil {
+		writeError(w, q.err)
+		return
+	}
+	out := []broker.SegmentInfo{}
+	for i := range t.Partitions {
+		if one >= 0 && int64(i) != one {
+			continue
+		}
+		p, err := a.broker.Partition(t.ID, i)
+		if err == nil {
+			err = a.broker.Segments(r.Context(), p, func(s broker.SegmentInfo) error {
+				if s.Last >= from && s.Base < to && (s.MaxTimestamp < 0 || s.MaxTimestamp >= fromTS) && s.MinTimestamp < toTS && len(out) < maxSegments {
+					out = append(out, s)
+				}
+				return nil
+			})
+		}
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"topic": t.Name, "id": t.ID.String(), "segments": out})
+}
+
+// roll closes the active segments of a topic now, so that they are tiered.
+func (a *Agent) roll(w http.ResponseWriter, r *http.Request) {
+	if err := a.broker.Roll(r.PathValue("topic")); err != nil {
+		writeError(w, err)
+		return
+	}
+	writeJSON(w, http.StatusAccepted, map[string]any{})
+}
+
+// sweep runs one sweep of the bucket.
+func (a *Agent) sweep(w http.ResponseWriter, r *http.Request) {
+	q := query{r: r}
+	grace := q.int("grace_ms", a.cfg.SweepGrace.Milliseconds())
+	if q.err != nil {
+		writeError(w, q.err)
+		return
+	}
+	report, err := a.broker.Sweep(r.Context(), time.Duration(grace)*time.Millisecond, r.URL.Query().Get("dry_run") == "true")
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, report)
+}
+
+// query parses integers; the first error stays.
+type query struct {
+	r   *http.Request
+	err error
+}
+
+func (q *query) int(name string, def int64) int64 {
+	s := q.r.URL.Query().Get(name)
+	if s == "" {
+		return def
+	}
+	v, err := strconv.ParseInt(s, 10, 64)
+	if err != nil && q.err == nil {
+		q.err = fmt.Errorf("%w: %s=%q is not a number", errBadQuery, name, s)
+	}
+	return v
+}

@@ -1,0 +1,307 @@
+// Package agent wires one agent together: data directory, storage, metadata,
+// tiering, broker and listeners, opened in this order and closed in reverse.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cirrolog/cirrolog/gateway/kafka"
+	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/metadata/kv"
+	"github.com/cirrolog/cirrolog/metadata/kv/bolt"
+	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/storage"
+	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/storage/vfs"
+	"github.com/cirrolog/cirrolog/tiering"
+	"github.com/cirrolog/cirrolog/tiering/objstore"
+	"github.com/cirrolog/cirrolog/tiering/objstore/bucketurl"
+)
+
+// Agent is a running agent.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	disk    *storage.Disk
+	kv      kv.Store
+	meta    *metadata.Store
+	bucket  objstore.Bucket
+	store   *storage.Store
+	reader  *tiering.Reader
+	broker  *broker.Broker
+	kafka   *kafka.Server
+	metrics *metrics
+
+	kafkaListener net.Listener
+	admin         *http.Server
+	adminListener net.Listener
+	incarnation   ids.Incarnation
+	failed        chan error
+	draining      chan struct{}
+	closers       []func() error // in order of opening
+	serving       chan error
+}
+
+// Start opens everything and begins to serve. On an error nothing is left
+// running.
+func Start(ctx context.Context, cfg Config, log *slog.Logger) (a *Agent, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	a = &Agent{cfg: cfg, log: log, incarnation: ids.NewIncarnation(), failed: make(chan error, 1), draining: make(chan struct{}), serving: make(chan error, 2)}
+	defer func() {
+		if err != nil {
+			a.closeAll()
+			a = nil
+		}
+	}()
+	// The listeners come first: a taken port is the commonest mistake.
+	for _, step := range []func(context.Context) error{a.listen, a.openDisk, a.openBucket, a.openMetadata, a.openStorage, a.openBroker, a.serve} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+func (a *Agent) onClose(f func() error) { a.closers = append(a.closers, f) }
+
+func (a *Agent) closeAll() error {
+	var errs []error
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		errs = append(errs, a.closers[i]())
+	}
+	a.closers = nil
+	return errors.Join(errs...)
+}
+
+func (a *Agent) listen(ctx context.Context) error {
+	var lc net.ListenConfig
+	for _, l := range []struct {
+		addr string
+		flag string
+		to   *net.Listener
+	}{{a.cfg.KafkaAddr, "--kafka-addr", &a.kafkaListener}, {a.cfg.AdminAddr, "--admin-addr", &a.adminListener}} {
+		ln, err := lc.Listen(ctx, "tcp", l.addr)
+		if err != nil {
+			return fmt.Errorf("listen on %s: %w: stop what uses it or choose another %s", l.addr, err, l.flag)
+		}
+		*l.to = ln
+		a.onClose(func() error { ln.Close(); return nil }) // closed already by its server
+	}
+	return nil
+}
+
+func (a *Agent) openDisk(context.Context) error {
+	d, err := storage.OpenDisk(vfs.OS(), a.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	a.disk = d
+	a.onClose(d.Close)
+	return nil
+}
+
+// probeTime bounds the check of the bucket at start.
+const probeTime = 30 * time.Second
+
+func (a *Agent) openBucket(ctx context.Context) error {
+	b, err := bucketurl.Open(ctx, a.cfg.bucketURL(), bucketurl.Options{FS: vfs.OS()})
+	if err != nil {
+		return fmt.Errorf("open bucket: %w", err)
+	}
+	a.metrics = newMetrics(a)
+	a.bucket = objstore.Observe(b, a.metrics.bucketRequest)
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	if err := objstore.Probe(ctx, b); err != nil {
+		return fmt.Errorf("bucket %s can't be used: %w", a.cfg.bucketURL(), err)
+	}
+	return nil
+}
+
+func (a *Agent) openMetadata(ctx context.Context) error {
+	store, err := bolt.Open(filepath.Join(a.cfg.DataDir, "meta.db"), bolt.Options{Logger: a.log})
+	if err != nil {
+		return fmt.Errorf("open metadata: %w", err)
+	}
+	a.kv = store
+	a.onClose(store.Close)
+	defaults, err := metadata.NewDefaults(a.cfg.TopicDefaults)
+	if err != nil {
+		return fmt.Errorf("topic defaults: %w", err)
+	}
+	id := &a.disk.Identity
+	meta, err := metadata.Open(ctx, metadata.Options{KV: store, Bucket: a.bucket, Incarnation: a.incarnation, ClusterID: id.ClusterID,
+		RememberedNodeID: max(id.NodeID, 0), MinEpoch: id.Epoch + 1, NodeID: a.cfg.NodeID, Defaults: defaults,
+		DefaultPartitions: a.cfg.NumPartitions, Logger: a.log})
+	if err != nil {
+		return fmt.Errorf("open metadata: %w", err)
+	}
+	a.meta = meta
+	a.onClose(meta.Close)
+	id.ClusterID, id.NodeID, id.Epoch = meta.ClusterID(), meta.NodeID(), meta.NodeEpoch()
+	return a.disk.Save()
+}
+
+func (a *Agent) openStorage(context.Context) error {
+	s, err := storage.Open(storage.Options{FS: vfs.OS(), Dir: a.cfg.DataDir, DiskID: a.disk.ID(), WALSize: a.cfg.WALSize,
+		Prefill: min(a.cfg.WALSize, 64<<20), TailBytes: a.cfg.MemoryTail, ReadBytes: a.cfg.ReadMemory, DiskBudget: a.cfg.DiskBudget, Logger: a.log,
+		OnFailure: func(err error) { a.fail(err) },
+		OnClosed: func(tp ids.TopicPartition) {
+			if b := a.broker; b != nil {
+				b.Flushed(tp)
+			}
+		}})
+	if err != nil {
+		return err
+	}
+	a.store = s
+	a.onClose(s.Close)
+	return nil
+}
+
+func (a *Agent) fail(err error) {
+	select {
+	case a.failed <- err:
+	default:
+	}
+}
+
+func (a *Agent) openBroker(ctx context.Context) error {
+	r, err := tiering.NewReader(tiering.ReaderOptions{Bucket: a.bucket, Index: broker.NewIndex(a.meta), FS: vfs.OS(),
+		CacheDir: filepath.Join(a.cfg.DataDir, "cache"), CacheBytes: a.cfg.CacheSize, MemoryBytes: a.cfg.CacheMemory, Logger: a.log})
+	if err != nil {
+		return fmt.Errorf("open tiered reader: %w", err)
+	}
+	a.reader = r
+	a.onClose(r.Close)
+	self, err := a.self()
+	if err != nil {
+		return err
+	}
+	b, err := broker.New(ctx, broker.Options{Store: a.store, Meta: a.meta, Bucket: a.bucket, Incarnation: a.incarnation, Epoch: a.meta.NodeEpoch(),
+		Self: self, Reader: r, AutoCreate: a.cfg.AutoCreate, Settings: a.settings(self), DataDir: a.cfg.DataDir, BucketName: a.cfg.bucketURL(),
+		RetentionInterval: a.cfg.RetentionInterval, SweepInterval: a.cfg.SweepInterval, SweepGrace: a.cfg.SweepGrace,
+		UploadObserver: a.metrics.uploaded, Logger: a.log})
+	if err != nil {
+		return err
+	}
+	a.broker = b
+	a.onClose(b.Close)
+	return nil
+}
+
+// self is this agent as clients reach it: the advertised address, or the one
+// it listens on.
+func (a *Agent) self() (broker.Node, error) {
+	n := broker.Node{ID: a.meta.NodeID(), Rack: a.cfg.Rack}
+	addr := a.cfg.AdvertisedAddr
+	if addr == "" {
+		addr = a.kafkaListener.Addr().String()
+		host, _, _ := net.SplitHostPort(addr)
+		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+			return n, fmt.Errorf("--kafka-addr %s listens on all addresses: say with --advertised-addr which one clients reach", a.cfg.KafkaAddr)
+		}
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return n, fmt.Errorf("--advertised-addr %q: want HOST:PORT: %w", addr, err)
+	}
+	p, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || host == "" {
+		return n, fmt.Errorf("--advertised-addr %q: want HOST:PORT", addr)
+	}
+	n.Host, n.Port = host, int32(p)
+	if p == 0 {
+		n.Port = int32(a.kafkaListener.Addr().(*net.TCPAddr).Port)
+	}
+	return n, nil
+}
+
+func (a *Agent) settings(self broker.Node) map[string]string {
+	return map[string]string{
+		"node.id": strconv.Itoa(int(self.ID)), "broker.id": strconv.Itoa(int(self.ID)), "num.partitions": strconv.Itoa(int(a.cfg.NumPartitions)),
+		"auto.create.topics.enable": strconv.FormatBool(a.cfg.AutoCreate), "listeners": "PLAINTEXT://" + a.cfg.KafkaAddr,
+		"advertised.listeners": fmt.Sprintf("PLAINTEXT://%s", net.JoinHostPort(self.Host, strconv.Itoa(int(self.Port)))),
+		"log.dirs":             a.cfg.DataDir, "broker.rack": self.Rack,
+	}
+}
+
+func (a *Agent) serve(context.Context) error {
+	a.kafka = kafka.NewServer(kafka.Options{Broker: kafka.Adapt(a.broker), Limits: a.cfg.Limits, Observer: a.metrics, Logger: a.log})
+	a.admin = &http.Server{Handler: a.adminHandler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	go func() { a.serving <- a.kafka.Serve(a.kafkaListener) }()
+	go func() {
+		err := a.admin.Serve(a.adminListener)
+		if errors.Is(err, http.ErrServerClosed) {
+			err = nil
+		}
+		a.serving <- err
+	}()
+	a.log.Info("serving", "kafka", a.kafkaListener.Addr().String(), "admin", a.adminListener.Addr().String(), "node", a.meta.NodeID(),
+		"cluster", a.meta.ClusterID(), "epoch", a.meta.NodeEpoch(), "bucket", a.cfg.bucketURL(), "topics", len(a.broker.Topics()))
+	return nil
+}
+
+// KafkaAddr is where the Kafka listener is.
+func (a *Agent) KafkaAddr() string { return a.kafkaListener.Addr().String() }
+
+// AdminAddr is where the admin listener is.
+func (a *Agent) AdminAddr() string { return a.adminListener.Addr().String() }
+
+// Failed delivers the error that stopped the agent from leading.
+func (a *Agent) Failed() <-chan error { return a.failed }
+
+// Shutdown stops serving, uploads what is closed while ctx lasts, and closes
+// everything. What is acknowledged is durable with or without the upload.
+func (a *Agent) Shutdown(ctx context.Context) error {
+	close(a.draining)
+	var errs []error
+	errs = append(errs, a.kafka.Shutdown(ctx))
+	if err := a.broker.Drain(ctx); err != nil {
+		a.log.Warn("some closed segments were not uploaded; they will be at the next start", "err", err)
+	}
+	adminCtx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := a.admin.Shutdown(adminCtx); err != nil {
+		a.admin.Close()
+	}
+	errs = append(errs, <-a.serving, <-a.serving, a.closeAll())
+	return errors.Join(errs...)
+}
+
+// Run serves until ctx ends, then shuts down within the configured time.
+func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	a, err := Start(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	var failure error
+	select {
+	case <-ctx.Done():
+	case failure = <-a.Failed():
+	}
+	log.Info("shutting down")
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
+	defer cancel()
+	return errors.Join(failure, a.Shutdown(stop))
+}
+
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

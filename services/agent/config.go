@@ -1,0 +1,83 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/cirrolog/cirrolog/gateway/kafka"
+)
+
+// Config of an agent. Default gives the values of `cirrolog serve`.
+type Config struct {
+	DataDir        string
+	KafkaAddr      string // HOST:PORT to listen on
+	AdminAddr      string
+	AdvertisedAddr string // HOST:PORT that clients are told; "": the listener's
+	NodeID         int32  // 0: the remembered or next free one
+	Rack           string
+	Bucket         string // bucket URL; "": a directory in DataDir
+
+	WALSize     int64 // bytes of the ring
+	MemoryTail  int64 // bytes of the memory tail of all partitions
+	ReadMemory  int64 // bytes of buffers of reads from SSD
+	CacheSize   int64 // bytes of the block cache on SSD
+	CacheMemory int64 // bytes of memory of the tiered reader
+	DiskBudget  int64 // bytes of ring, segments and spill files; 0: no bound
+
+	AutoCreate    bool
+	NumPartitions int32
+	TopicDefaults map[string]string // topic configs that differ from the built-in defaults
+
+	Limits            kafka.Limits
+	RetentionInterval time.Duration
+	SweepInterval     time.Duration
+	SweepGrace        time.Duration
+	ShutdownTimeout   time.Duration
+}
+
+// Default returns the configuration of a single node with everything embedded.
+func Default() Config {
+	return Config{
+		DataDir: "data", KafkaAddr: "127.0.0.1:9092", AdminAddr: "127.0.0.1:9644",
+		WALSize: 512 << 20, MemoryTail: 256 << 20, ReadMemory: 128 << 20, CacheSize: 10 << 30, CacheMemory: 256 << 20,
+		AutoCreate: true, NumPartitions: 1, ShutdownTimeout: 30 * time.Second,
+	}
+}
+
+func (c *Config) bucketURL() string {
+	if c.Bucket == "" {
+		return "dir://" + filepath.ToSlash(filepath.Join(c.DataDir, "bucket"))
+	}
+	return c.Bucket
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.DataDir == "" {
+		bad("--data-dir is empty")
+	}
+	for flag, addr := range map[string]string{"--kafka-addr": c.KafkaAddr, "--admin-addr": c.AdminAddr} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			bad("%s %q: want HOST:PORT", flag, addr)
+		}
+	}
+	if c.NodeID < 0 {
+		bad("--node-id %d: want 1 or greater", c.NodeID)
+	}
+	if c.NumPartitions < 1 {
+		bad("--num-partitions %d: want 1 or greater", c.NumPartitions)
+	}
+	for flag, v := range map[string]int64{"--wal-size": c.WALSize, "--memory-tail": c.MemoryTail} {
+		if v < 16<<20 {
+			bad("%s %d: want at least 16MiB", flag, v)
+		}
+	}
+	if c.DiskBudget != 0 && c.DiskBudget < 2*c.WALSize {
+		bad("--disk-budget %d: want at least twice --wal-size (%d)", c.DiskBudget, c.WALSize)
+	}
+	return errors.Join(errs...)
+}
