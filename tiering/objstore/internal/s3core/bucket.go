@@ -1,7 +1,6 @@
 package s3core
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
@@ -298,8 +297,7 @@ func EncodeCRC(crc uint32) string {
 	return base64.StdEncoding.EncodeToString(b[:])
 }
 
-var (
-	_ objstore.Bucket = (*Bucket)(nil)
-	_ io.ReadCloser   = (*watch)(nil)
-	_ objstore.Body   = (*bytes.Reader)(nil)
-)
+// Unquote takes the quotes off an ETag.
+func Unquote(etag string) string { return strings.Trim(etag, `"`) }
+
+var _ objstore.Bucket = (*Bucket)(nil)

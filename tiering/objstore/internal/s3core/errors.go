@@ -78,3 +78,19 @@ func noAnswer(ctx context.Context, err error, write bool) error {
 	}
 	return fmt.Errorf("%w: %w", objstore.ErrUnknown, err)
 }
+
+// StatusOf returns the HTTP status that goes with the error code of one key in
+// the answer to a delete of many.
+func StatusOf(code string) int {
+	switch code {
+	case "NoSuchKey", "NoSuchVersion":
+		return http.StatusNotFound
+	case "AccessDenied":
+		return http.StatusForbidden
+	case "SlowDown", "ServiceUnavailable":
+		return http.StatusServiceUnavailable
+	case "InternalError":
+		return http.StatusInternalServerError
+	}
+	return http.StatusBadRequest
+}
