@@ -73,7 +73,8 @@ func (x *BucketIndex) Partitions(ctx context.Context, topic ids.TopicID) ([]int3
 	}
 }
 
-// Segments implements Index. Each row costs one GET of a footer the first time.
+// Segments implements Index. Each row costs one GET of a footer the first
+// time. The row of an object whose footer is damaged has a LogSize of -1.
 func (x *BucketIndex) Segments(ctx context.Context, tp ids.TopicPartition, from int64, limit int) ([]Segment, error) {
 	objects, err := x.list(ctx, tp)
 	if err != nil {
@@ -94,8 +95,12 @@ func (x *BucketIndex) Segments(ctx context.Context, tp ids.TopicPartition, from 
 		wg.Go(func() {
 			defer func() { <-slots }()
 			rows[i], errs[i] = readRow(ctx, x.bucket, ob.info)
-			if errs[i] == nil {
+			switch {
+			case errs[i] == nil:
 				x.cache(rows[i])
+			case errors.Is(errs[i], ErrDamaged):
+				// Its reads fail, those of its neighbours do not.
+				rows[i], errs[i] = Segment{SegmentKey: ob.SegmentKey, Size: ob.info.Size, LogSize: -1, MinTimestamp: -1, MaxTimestamp: -1}, nil
 			}
 		})
 	}

@@ -197,7 +197,7 @@ func (r *Reader) SegmentAt(ctx context.Context, tp ids.TopicPartition, offset in
 		return Segment{}, err
 	}
 	defer r.leave()
-	row, _, _, err := r.find(ctx, tp, offset)
+	row, _, _, err := r.find(ctx, tp, offset, nil)
 	return row, err
 }
 

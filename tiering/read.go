@@ -39,21 +39,25 @@ func (r *Reader) Read(ctx context.Context, tp ids.TopicPartition, offset int64, 
 		return ReadResult{}, err
 	}
 	defer r.leave()
-	retried := false
+	var bad []SegmentKey // rows whose objects are damaged or gone
+	var badErr error
 	for first := offset; ; {
-		row, until, rows, err := r.find(ctx, tp, offset)
-		if err != nil && offset > first && errors.Is(err, ErrNoSegment) {
+		row, until, rows, err := r.find(ctx, tp, offset, bad)
+		switch {
+		case err != nil && offset > first && errors.Is(err, ErrNoSegment) && badErr == nil:
 			// Compaction has emptied the rest of the tiered range.
 			return ReadResult{NextOffset: offset, Release: func() {}}, nil
+		case badErr != nil && (err != nil || row.Generation < bad[len(bad)-1].Generation):
+			return ReadResult{}, badErr
+		case err != nil:
+			return ReadResult{}, err
 		}
-		var res ReadResult
-		if err == nil {
-			res, err = r.readRow(ctx, row, until, offset, maxBytes, minOne)
-		}
+		res, err := r.readRow(ctx, row, until, offset, maxBytes, minOne)
 		switch {
-		case errors.Is(err, objstore.ErrNotFound) && !retried:
-			// A rewrite may have replaced it since the row was read.
-			retried = true
+		case errors.Is(err, objstore.ErrNotFound), errors.Is(err, ErrDamaged):
+			// A rewrite may have replaced it since its row was read, or
+			// another object may hold the same records.
+			bad, badErr = append(bad, row.SegmentKey), err
 			r.forgetRows(tp)
 			continue
 		case err != nil:

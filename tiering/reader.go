@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -204,10 +205,10 @@ func (r *Reader) count(f func(*ReaderStats)) {
 	f(&r.stats)
 }
 
-// find returns the row to read offset from, the offset at which to stop, and
-// the rows around it.
-func (r *Reader) find(ctx context.Context, tp ids.TopicPartition, offset int64) (row Segment, until int64, rows []Segment, err error) {
-	if rows = r.knownRows(tp, offset); rows != nil {
+// find returns the row to read offset from, none of those in bad, the offset
+// at which to stop, and the rows around it.
+func (r *Reader) find(ctx context.Context, tp ids.TopicPartition, offset int64, bad []SegmentKey) (row Segment, until int64, rows []Segment, err error) {
+	if rows = without(r.knownRows(tp, offset), bad); rows != nil {
 		if row, until, ok := choose(rows, offset); ok {
 			return row, until, rows, nil
 		}
@@ -216,11 +217,20 @@ func (r *Reader) find(ctx context.Context, tp ids.TopicPartition, offset int64) 
 		return row, 0, nil, fmt.Errorf("find segment of %s at %d: %w", tp, offset, err)
 	}
 	r.keepRows(tp, offset, rows)
+	rows = without(rows, bad)
 	row, until, ok := choose(rows, offset)
 	if !ok {
 		return row, 0, nil, fmt.Errorf("%w: %s at %d", ErrNoSegment, tp, offset)
 	}
 	return row, until, rows, nil
+}
+
+// without returns rows but for those of the keys in bad.
+func without(rows []Segment, bad []SegmentKey) []Segment {
+	if len(bad) == 0 {
+		return rows
+	}
+	return slices.DeleteFunc(slices.Clone(rows), func(s Segment) bool { return slices.Contains(bad, s.SegmentKey) })
 }
 
 func (r *Reader) knownRows(tp ids.TopicPartition, offset int64) []Segment {

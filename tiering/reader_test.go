@@ -601,6 +601,35 @@ func TestObjectReplacedByRewrite(t *testing.T) {
 	res.Release()
 }
 
+// Where two objects hold the same records, one of them is enough.
+func TestDamagedObjectWithTwin(t *testing.T) {
+	r := newReadRig(t, 3, func(o *ReaderOptions) { o.Logger = nil })
+	twin := makeSegment(testTP, 500, 50, 1500, 1)
+	row := twin.row()
+	row.Epoch, row.Incarnation = 2, "01K00000000000000000000001"
+	bad := row.Key()
+	twin.putAs(t, r.b, r.x, row)
+	r.b.get = func(_ context.Context, key string, _ int64, body []byte) ([]byte, error) {
+		if key == bad {
+			body[len(body)/2] ^= 1
+		}
+		return body, nil
+	}
+	r.checkAll(t, 20_000)
+	r.reopen(t)
+	if err := r.b.Delete(t.Context(), bad); err != nil {
+		t.Fatal(err)
+	}
+	r.checkAll(t, 20_000)
+	if err := r.b.Delete(t.Context(), r.x.all(testTP)[1].Key()); err != nil {
+		t.Fatal(err)
+	}
+	r.dropBlocks(r.x.all(testTP)[1], 0, r.x.all(testTP)[1].LogSize)
+	if _, err := r.Read(t.Context(), testTP, 500, 100, true); !errors.Is(err, objstore.ErrNotFound) {
+		t.Errorf("both gone: %v", err)
+	}
+}
+
 // Compacted segments have holes, and hide what they rewrote.
 func TestReadCompacted(t *testing.T) {
 	r := newReadRig(t, 3, nil)
@@ -760,6 +789,11 @@ func TestBucketIndex(t *testing.T) {
 	broken := makeSegment(testTP, 2500, 2, 0, 1)
 	broken.object = broken.object[:len(broken.object)-1]
 	row := broken.put(t, r.b, nil)
+	x.lists = map[ids.TopicPartition]listing{} // a later LIST
+	r.checkAll(t, 50_000)
+	if _, err := r.Read(t.Context(), testTP, 2500, 100, true); !errors.Is(err, ErrDamaged) {
+		t.Errorf("read of a cut object: %v", err)
+	}
 	if _, err := readRow(t.Context(), r.b, objstore.ObjectInfo{Key: row.Key(), Size: int64(len(broken.object))}); !errors.Is(err, ErrDamaged) {
 		t.Errorf("cut object: %v", err)
 	}

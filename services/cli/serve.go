@@ -9,7 +9,6 @@ import (
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/env/v2"
 	"github.com/knadh/koanf/providers/file"
-	"github.com/knadh/koanf/providers/posflag"
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -123,9 +122,6 @@ func layer(flags *pflag.FlagSet, path string) error {
 	}}), nil)
 	if err == nil {
 		err = unknown
-	}
-	if err == nil {
-		err = k.Load(posflag.Provider(flags, "\x00", k), nil)
 	}
 	if err != nil {
 		return err
