@@ -225,11 +225,11 @@ func TestReadOutlivesTheCall(t *testing.T) {
 func TestCacheSurvivesRestart(t *testing.T) {
 	r := newReadRig(t, 3, nil)
 	r.checkAll(t, 50_000)
-	if err := os.WriteFile(filepath.Join(r.dir, cacheTemp+"9"), []byte("unfinished"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(r.dir, cacheTemp+"999"), []byte("unfinished"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r.reopen(t)
-	if _, err := os.Stat(filepath.Join(r.dir, cacheTemp+"9")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(r.dir, cacheTemp+"999")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("unfinished file still there: %v", err)
 	}
 	r.checkAll(t, 50_000)
