@@ -46,11 +46,12 @@ func New(ctx context.Context, opts Options) (*Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open s3 bucket: %w", err)
 	}
-	cfg, err := load(ctx, o, t)
+	cfg, err := load(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("open s3 bucket: %w", err)
 	}
 	c := &client{o: o, api: s3.NewFromConfig(cfg, func(so *s3.Options) {
+		so.HTTPClient = &http.Client{Transport: t, CheckRedirect: noRedirect}
 		so.UsePathStyle = o.Style == s3core.StylePath
 		if o.Endpoint != "" {
 			so.BaseEndpoint = aws.String(o.Endpoint)
@@ -65,8 +66,8 @@ func New(ctx context.Context, opts Options) (*Bucket, error) {
 	return &Bucket{Bucket: s3core.NewBucket(c, o, t), api: c}, nil
 }
 
-func load(ctx context.Context, o Options, t *http.Transport) (aws.Config, error) {
-	load := []func(*config.LoadOptions) error{config.WithHTTPClient(&http.Client{Transport: t, CheckRedirect: noRedirect})}
+func load(ctx context.Context, o Options) (aws.Config, error) {
+	var load []func(*config.LoadOptions) error
 	if o.Region != "" {
 		load = append(load, config.WithRegion(o.Region))
 	}

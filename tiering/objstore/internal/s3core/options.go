@@ -49,7 +49,8 @@ type Options struct {
 	// endpoint is not Amazon's.
 	Region string
 	Style  Style
-	// CAFile is a PEM file of authorities trusted beside the system's.
+	// CAFile is a PEM file of authorities trusted beside the system's; empty
+	// means AWS_CA_BUNDLE.
 	CAFile string
 	// KMSKeyID asks for SSE-KMS with this key; empty leaves the bucket's default.
 	KMSKeyID string
@@ -86,6 +87,9 @@ func (o Options) Check() (Options, error) {
 			return o, fmt.Errorf("endpoint %q is not http://HOST[:PORT] or https://HOST[:PORT]", o.Endpoint)
 		}
 		o.Endpoint = u.Scheme + "://" + u.Host
+	}
+	if o.CAFile == "" {
+		o.CAFile = os.Getenv("AWS_CA_BUNDLE")
 	}
 	if o.Style == StyleAuto {
 		o.Style = StyleHost

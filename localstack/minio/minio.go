@@ -1,0 +1,272 @@
+// Package minio gives tests a real S3 server: the one that
+// CIRROLOG_TEST_S3_ENDPOINT names, or a MinIO of their own on loopback.
+package minio
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cirrolog/cirrolog/internal/testenv"
+	"github.com/cirrolog/cirrolog/tiering/objstore/s3"
+)
+
+const (
+	startLimit = 30 * time.Second
+	stopLimit  = 10 * time.Second
+)
+
+// Endpoint is a server and a fresh bucket on it.
+type Endpoint struct {
+	URL       string // http://host:port
+	AccessKey string
+	SecretKey string
+	Bucket    string
+}
+
+// Start returns an endpoint for the test, with a bucket of its own. The
+// environment decides which: CIRROLOG_TEST_S3_ENDPOINT with AWS_ACCESS_KEY_ID
+// and AWS_SECRET_ACCESS_KEY, whose bucket CIRROLOG_TEST_S3_BUCKET is used if
+// set and else created; or else the program .cache/bin/minio of the repository
+// or minio on PATH, run for this test and killed at its end. Without any the
+// test skips, or fails when REQUIRE_ALL=1.
+//
+// A start takes about a second; tests of one package share it by calling Start
+// in a parent test, or by a Shared.
+func Start(t testing.TB) Endpoint {
+	t.Helper()
+	if url := os.Getenv("CIRROLOG_TEST_S3_ENDPOINT"); url != "" {
+		return given(t, url)
+	}
+	s := launch(t)
+	t.Cleanup(func() {
+		if err := s.stop(); err != nil {
+			t.Errorf("stop minio: %v", err)
+		}
+	})
+	return s.endpoint(t)
+}
+
+func given(t testing.TB, url string) Endpoint {
+	t.Helper()
+	e := Endpoint{
+		URL: url, AccessKey: os.Getenv("AWS_ACCESS_KEY_ID"), SecretKey: os.Getenv("AWS_SECRET_ACCESS_KEY"),
+		Bucket: os.Getenv("CIRROLOG_TEST_S3_BUCKET"),
+	}
+	if e.AccessKey == "" || e.SecretKey == "" {
+		t.Fatal("CIRROLOG_TEST_S3_ENDPOINT needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	}
+	if e.Bucket == "" {
+		e.Bucket = newBucket(t, e)
+	}
+	return e
+}
+
+// Shared is one server for several tests of a package. A TestMain owns it:
+//
+//	code := m.Run(); server.Stop(); os.Exit(code)
+type Shared struct {
+	once sync.Once
+	s    *server
+}
+
+// Start is as Start of the package, on the shared server.
+func (sh *Shared) Start(t testing.TB) Endpoint {
+	t.Helper()
+	if url := os.Getenv("CIRROLOG_TEST_S3_ENDPOINT"); url != "" {
+		return given(t, url)
+	}
+	program(t)
+	sh.once.Do(func() { sh.s = launch(t) })
+	if sh.s == nil {
+		t.Fatal("minio did not start")
+	}
+	return sh.s.endpoint(t)
+}
+
+// Stop ends the server if one was started.
+func (sh *Shared) Stop() error {
+	if sh.s == nil {
+		return nil
+	}
+	return sh.s.stop()
+}
+
+// server is a running MinIO.
+type server struct {
+	cmd  *exec.Cmd
+	dir  string
+	url  string
+	key  string
+	log  *lockedBuffer
+	done chan struct{} // closed when the process has ended
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.b.Len() > 1<<20 {
+		l.b.Reset()
+	}
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func launch(t testing.TB) *server {
+	t.Helper()
+	path := program(t)
+	dir, err := os.MkdirTemp("", "cirrolog-minio-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for attempt := range 3 { // the free port may be taken by another meanwhile
+		s := &server{dir: dir, key: "test-" + strings.ToLower(rand.Text()[:16]), log: &lockedBuffer{}, done: make(chan struct{})}
+		if err = s.run(path); err == nil {
+			return s
+		}
+		t.Logf("minio, attempt %d: %v\n%s", attempt+1, err, s.log)
+	}
+	_ = os.RemoveAll(dir)
+	t.Fatalf("start minio: %v", err)
+	return nil
+}
+
+// program returns the MinIO binary.
+func program(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	for err == nil {
+		if p := filepath.Join(dir, ".cache", "bin", "minio"); isFile(p) {
+			return p
+		}
+		if isFile(filepath.Join(dir, "go.mod")) || dir == filepath.Dir(dir) {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	return testenv.Need(t, "minio")
+}
+
+func isFile(name string) bool {
+	st, err := os.Stat(name)
+	return err == nil && st.Mode().IsRegular()
+}
+
+func (s *server) run(path string) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	s.url = "http://" + addr
+	s.cmd = exec.Command(path, "server", "--quiet", "--address", addr, "--console-address", "127.0.0.1:0", s.dir)
+	s.cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+s.key, "MINIO_ROOT_PASSWORD="+s.key, "MINIO_BROWSER=off", "HOME="+s.dir)
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	go func() {
+		_ = s.cmd.Wait() // killed: always an error
+		close(s.done)
+	}()
+	if err := s.ready(); err != nil {
+		return errors.Join(err, s.kill())
+	}
+	return nil
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// ready waits until the server answers.
+func (s *server) ready() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
+	defer cancel()
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/minio/health/ready", nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := c.Do(req); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-s.done:
+			return errors.New("minio ended")
+		case <-ctx.Done():
+			return fmt.Errorf("minio is not ready: %w", ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (s *server) kill() error {
+	err := s.cmd.Process.Kill()
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	select {
+	case <-s.done:
+	case <-time.After(stopLimit):
+		return errors.Join(err, errors.New("minio does not end"))
+	}
+	return err
+}
+
+func (s *server) stop() error {
+	return errors.Join(s.kill(), os.RemoveAll(s.dir))
+}
+
+func (s *server) endpoint(t testing.TB) Endpoint {
+	t.Helper()
+	e := Endpoint{URL: s.url, AccessKey: s.key, SecretKey: s.key}
+	e.Bucket = newBucket(t, e)
+	return e
+}
+
+func newBucket(t testing.TB, e Endpoint) string {
+	t.Helper()
+	name := "test-" + strings.ToLower(rand.Text()[:16])
+	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
+	defer cancel()
+	b, err := s3.New(ctx, s3.Options{Bucket: name, Endpoint: e.URL, Region: "us-east-1", AccessKey: e.AccessKey, SecretKey: e.SecretKey})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if err := b.CreateBucket(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
