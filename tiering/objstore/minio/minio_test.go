@@ -1,0 +1,83 @@
+package minio_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	server "github.com/cirrolog/cirrolog/localstack/minio"
+	"github.com/cirrolog/cirrolog/tiering/objstore"
+	"github.com/cirrolog/cirrolog/tiering/objstore/minio"
+	"github.com/cirrolog/cirrolog/tiering/objstore/objstoretest"
+)
+
+func options(e server.Endpoint) minio.Options {
+	return minio.Options{Bucket: e.Bucket, Endpoint: e.URL, Region: "us-east-1", AccessKey: e.AccessKey, SecretKey: e.SecretKey}
+}
+
+func TestMinIO(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	t.Run("suite", func(t *testing.T) { // ends before the leak check
+		e := server.Start(t)
+		b, err := minio.New(options(e))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = b.Close() })
+		objstoretest.Run(t, func(*testing.T) objstore.Bucket { return b })
+		multipart(t, e)
+	})
+}
+
+// multipart sends an object in parts, conditionally and with checksums.
+func multipart(t *testing.T, e server.Endpoint) {
+	o := options(e)
+	o.SinglePut, o.PartSize = 1<<20, 5<<20
+	b, err := minio.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	ctx := context.Background()
+	data := make([]byte, 12<<20+345)
+	for i := range data {
+		data[i] = byte(i * i >> 7)
+	}
+	opts := objstore.PutOptions{IfNoneMatch: true}
+	info, err := b.Put(ctx, "parts", bytes.NewReader(data), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, err := b.Head(ctx, "parts")
+	if err != nil || head.Size != int64(len(data)) || head.ETag != info.ETag {
+		t.Fatalf("head %+v, %v; put answered %+v", head, err, info)
+	}
+	r, _, err := b.Get(ctx, "parts", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(r)
+	if err = errors.Join(err, r.Close()); err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("%d bytes came back, %v", len(got), err)
+	}
+	if _, err := b.Put(ctx, "parts", bytes.NewReader(data), opts); !errors.Is(err, objstore.ErrPrecondition) {
+		t.Fatalf("create-only put over an object: %v", err)
+	}
+	if _, err := b.Put(ctx, "parts", bytes.NewReader(data[1:]), objstore.PutOptions{IfMatch: info.ETag}); err != nil {
+		t.Fatalf("swap: %v", err)
+	}
+	if _, err := b.Put(ctx, "parts", bytes.NewReader(data), objstore.PutOptions{IfMatch: info.ETag}); !errors.Is(err, objstore.ErrPrecondition) {
+		t.Fatalf("swap with an old etag: %v", err)
+	}
+	wrong := uint32(1)
+	if _, err := b.Put(ctx, "wrong", bytes.NewReader(data), objstore.PutOptions{CRC32C: &wrong}); !errors.Is(err, objstore.ErrChecksum) {
+		t.Fatalf("put with a wrong checksum: %v", err)
+	}
+	if _, err := b.Head(ctx, "wrong"); !errors.Is(err, objstore.ErrNotFound) {
+		t.Fatalf("head after it: %v", err)
+	}
+}
