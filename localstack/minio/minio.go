@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -87,7 +86,7 @@ func (sh *Shared) Start(t testing.TB) Endpoint {
 	if url := os.Getenv("CIRROLOG_TEST_S3_ENDPOINT"); url != "" {
 		return given(t, url)
 	}
-	program(t)
+	testenv.Need(t, "minio")
 	sh.once.Do(func() { sh.s = launch(t) })
 	if sh.s == nil {
 		t.Fatal("minio did not start")
@@ -135,7 +134,7 @@ func (l *lockedBuffer) String() string {
 
 func launch(t testing.TB) *server {
 	t.Helper()
-	path := program(t)
+	path := testenv.Need(t, "minio")
 	dir, err := os.MkdirTemp("", "cirrolog-minio-")
 	if err != nil {
 		t.Fatal(err)
@@ -150,27 +149,6 @@ func launch(t testing.TB) *server {
 	_ = os.RemoveAll(dir)
 	t.Fatalf("start minio: %v", err)
 	return nil
-}
-
-// program returns the MinIO binary.
-func program(t testing.TB) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	for err == nil {
-		if p := filepath.Join(dir, ".cache", "bin", "minio"); isFile(p) {
-			return p
-		}
-		if isFile(filepath.Join(dir, "go.mod")) || dir == filepath.Dir(dir) {
-			break
-		}
-		dir = filepath.Dir(dir)
-	}
-	return testenv.Need(t, "minio")
-}
-
-func isFile(name string) bool {
-	st, err := os.Stat(name)
-	return err == nil && st.Mode().IsRegular()
 }
 
 func (s *server) run(path string) error {

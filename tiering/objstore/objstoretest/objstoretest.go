@@ -241,8 +241,8 @@ func testCompareAndSwap(t *testing.T, ctx context.Context, b objstore.Bucket) {
 }
 
 func testCreateRace(t *testing.T, ctx context.Context, b objstore.Bucket) {
-	const racers = 8
-	for round := range 5 {
+	const racers = 32
+	for round := range 3 {
 		key := fmt.Sprintf("race/%d", round)
 		var wg sync.WaitGroup
 		var won atomic.Int32
@@ -325,7 +325,7 @@ func testChecksum(t *testing.T, ctx context.Context, b objstore.Bucket) {
 }
 
 func testLarge(t *testing.T, ctx context.Context, b objstore.Bucket) {
-	data := make([]byte, 3<<20+17) // over the pieces of drivers
+	data := make([]byte, 20<<20+17) // over the pieces of drivers
 	for i := range data {
 		data[i] = byte(i>>8) ^ byte(i)
 	}
