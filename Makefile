@@ -1,4 +1,53 @@
-.PHONY: test
-test:
-	go vet ./...
-	go test ./...
+# Cirrolog: `make run` runs a whole node, `make test` runs every test.
+SHELL := /bin/bash
+BIN := $(CURDIR)/.cache/bin
+export PATH := $(BIN):$(PATH)
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GO ?= go
+FUZZTIME ?= 60s
+
+.PHONY: run build test race fuzz crash mutants bench bench-kafka lint deps services-up services-down
+
+build:
+	$(GO) build -o bin/cirrolog ./services/cirrolog
+
+run: build
+	./bin/cirrolog serve --data-dir data
+
+# deps installs what the tests need: Debian packages when root on Debian, Go
+# tools at pinned versions into .cache/bin.
+deps:
+	@./localstack/deps.sh
+
+test: deps
+	$(GO) vet ./...
+	$(GO) test -timeout 20m ./...
+
+race: deps
+	$(GO) test -race -timeout 40m ./...
+
+fuzz:
+	@FUZZTIME=$(FUZZTIME) ./localstack/fuzz.sh
+
+# crash kills a real process again and again while it is written to.
+crash: deps
+	CRASH_KILLS=20 $(GO) test -count=1 -timeout 30m -run TestKill -v ./localstack/e2e
+
+# mutants plants known bugs and checks that a test catches each.
+mutants: deps
+	@./localstack/mutants/run.sh
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-kafka: build
+	@./localstack/bench/compare.sh
+
+lint: deps
+	$(BIN)/staticcheck ./...
+
+services-up: deps
+	@./localstack/services.sh up
+
+services-down:
+	@./localstack/services.sh down
