@@ -12,8 +12,10 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -161,13 +163,23 @@ func (s *server) run(path string) error {
 	s.cmd = exec.Command(path, "server", "--quiet", "--address", addr, "--console-address", "127.0.0.1:0", s.dir)
 	s.cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+s.key, "MINIO_ROOT_PASSWORD="+s.key, "MINIO_BROWSER=off", "HOME="+s.dir)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	if err := s.cmd.Start(); err != nil {
+	// The kernel kills the server when the thread that started it ends, so a
+	// test binary that is killed leaves none behind; hence the locked thread.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(s.done)
+		err := s.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = s.cmd.Wait() // killed: always an error
+		}
+	}()
+	if err := <-started; err != nil {
 		return err
 	}
-	go func() {
-		_ = s.cmd.Wait() // killed: always an error
-		close(s.done)
-	}()
 	if err := s.ready(); err != nil {
 		return errors.Join(err, s.kill())
 	}
