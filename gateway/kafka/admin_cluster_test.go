@@ -76,6 +76,9 @@ func TestDescribeLogDirs(t *testing.T) {
 			for _, d := range resp.Dirs {
 				wantCode(t, d.Dir, d.ErrorCode, nil)
 				for _, rt := range d.Topics {
+					if len(rt.Partitions) == 0 {
+						t.Errorf("%s lists %s without partitions", d.Dir, rt.Topic)
+					}
 					for _, p := range rt.Partitions {
 						got = append(got, fmt.Sprintf("%s %s-%d %d", d.Dir, rt.Topic, p.Partition, p.Size))
 					}
@@ -178,6 +181,30 @@ func TestDescribeTopicPartitions(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A partition that can't be reached has no leader, and a topic that is asked
+// for twice is described once.
+func TestDescribeTopicPartitionsWithoutLeader(t *testing.T) {
+	b := newAdminBroker(t)
+	logs := b.add("logs", 2)
+	delete(b.parts, ids.TopicPartition{Topic: logs.ID, Partition: 1})
+	req := kmsg.NewPtrDescribeTopicPartitionsRequest()
+	for range 2 {
+		rt := kmsg.NewDescribeTopicPartitionsRequestTopic()
+		rt.Topic = "logs"
+		req.Topics = append(req.Topics, rt)
+	}
+	resp := roundTrip[*kmsg.DescribeTopicPartitionsResponse](t, b, req, 0)
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 2 {
+		t.Fatalf("%+v", resp.Topics)
+	}
+	wantCode(t, "reached", resp.Topics[0].Partitions[0].ErrorCode, nil)
+	p := resp.Topics[0].Partitions[1]
+	wantCode(t, "not reached", p.ErrorCode, kerr.LeaderNotAvailable)
+	if p.LeaderID != -1 {
+		t.Errorf("leader %d", p.LeaderID)
+	}
 }
 
 // A deleted topic that a cursor points to must not hide what comes behind it.

@@ -82,6 +82,21 @@ func TestDescribeConfigsFilter(t *testing.T) {
 	})
 }
 
+// Null and an empty list of names both ask for everything.
+func TestDescribeConfigsEmptyFilter(t *testing.T) {
+	b := newAdminBroker(t)
+	b.add("logs", 1)
+	all, _ := b.TopicConfigs("logs")
+	for _, names := range [][]string{nil, {}} {
+		req := kmsg.NewPtrDescribeConfigsRequest()
+		req.Resources = append(req.Resources, describe(kmsg.ConfigResourceTypeTopic, "logs", names...))
+		resp := roundTrip[*kmsg.DescribeConfigsResponse](t, b, req, 4)
+		if n := len(resp.Resources[0].Configs); n != len(all) {
+			t.Errorf("names %#v: %d configs, want %d", names, n, len(all))
+		}
+	}
+}
+
 func TestDescribeConfigsOfBroker(t *testing.T) {
 	versions(t, 32, 1, 4, func(t *testing.T, v int16) {
 		b := newAdminBroker(t)

@@ -89,6 +89,8 @@ func TestCreateTopicsErrors(t *testing.T) {
 		{assign(newTopic("negative", -1, -1), -1, 1), kerr.InvalidReplicaAssignment, ""},
 		{assign(assign(newTopic("again", -1, -1), 0, 1), 0, 1), kerr.InvalidReplicaAssignment, ""},
 		{assign(newTopic("nobody", -1, -1), 0), kerr.InvalidReplicaAssignment, ""},
+		{assign(newTopic("same", -1, -1), 0, 1, 1), kerr.InvalidReplicaAssignment, ""},
+		{assign(assign(newTopic("unlike", -1, -1), 0, 1, 2), 1, 1), kerr.InvalidReplicaAssignment, ""},
 		{assign(assign(newTopic("good", -1, -1), 1, 2), 0, 1), nil, ""},
 	}
 	versions(t, 19, 2, 7, func(t *testing.T, v int16) {
@@ -200,6 +202,59 @@ func TestDeleteTopicsFailure(t *testing.T) {
 	req.TopicNames = []string{"a"}
 	resp := roundTrip[*kmsg.DeleteTopicsResponse](t, b, req, 5)
 	wantCode(t, "a", resp.Topics[0].ErrorCode, kerr.RequestTimedOut)
+}
+
+// A topic that is in the request twice, by whatever, is not deleted.
+func TestDeleteTopicsTwice(t *testing.T) {
+	for v := int16(1); v <= 6; v++ {
+		b := newAdminBroker(t)
+		a := b.add("a", 1)
+		b.add("c", 1)
+		req := kmsg.NewPtrDeleteTopicsRequest()
+		req.TopicNames = []string{"a", "c", "a"}
+		for i := range 4 {
+			rt := kmsg.NewDeleteTopicsRequestTopic()
+			switch i {
+			case 0:
+				rt.Topic = ptr("a")
+			case 1:
+				rt.Topic = ptr("c")
+			case 2:
+				rt.TopicID = a.ID
+			}
+			req.Topics = append(req.Topics, rt)
+		}
+		resp := roundTrip[*kmsg.DeleteTopicsResponse](t, b, req, v)
+		for i, rt := range resp.Topics {
+			want := kerr.InvalidRequest
+			if i == 1 {
+				want = nil
+			}
+			wantCode(t, text(rt.Topic), rt.ErrorCode, want)
+		}
+		if b.topics["a"] == nil || b.topics["c"] != nil {
+			t.Errorf("v%d left %v", v, b.topics)
+		}
+	}
+}
+
+func TestCreatePartitionsTwice(t *testing.T) {
+	b := newAdminBroker(t)
+	b.add("a", 1)
+	req := kmsg.NewPtrCreatePartitionsRequest()
+	for _, n := range []int32{2, 3} {
+		rt := kmsg.NewCreatePartitionsRequestTopic()
+		rt.Topic, rt.Count = "a", n
+		req.Topics = append(req.Topics, rt)
+	}
+	resp := roundTrip[*kmsg.CreatePartitionsResponse](t, b, req, 3)
+	if len(resp.Topics) != 1 {
+		t.Fatalf("%d answers", len(resp.Topics))
+	}
+	wantCode(t, "a", resp.Topics[0].ErrorCode, kerr.InvalidRequest)
+	if n := b.topics["a"].Partitions; n != 1 {
+		t.Errorf("%d partitions", n)
+	}
 }
 
 func TestCreatePartitions(t *testing.T) {

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -96,9 +97,12 @@ func (s *Server) checkAssignment(as []kmsg.CreateTopicsRequestTopicReplicaAssign
 			return 0, fmt.Errorf("assignment of partition %d: %w", a.Partition, kerr.InvalidReplicaAssignment)
 		}
 		seen[a.Partition] = true
-		for _, id := range a.Replicas {
-			if !live[id] {
-				return 0, fmt.Errorf("assignment of partition %d to unknown node %d: %w", a.Partition, id, kerr.InvalidReplicaAssignment)
+		if len(a.Replicas) != len(as[0].Replicas) {
+			return 0, fmt.Errorf("assignments of partitions %d and %d with unlike numbers of nodes: %w", as[0].Partition, a.Partition, kerr.InvalidReplicaAssignment)
+		}
+		for i, id := range a.Replicas {
+			if !live[id] || slices.Contains(a.Replicas[:i], id) {
+				return 0, fmt.Errorf("assignment of partition %d to node %d, which is unknown or there twice: %w", a.Partition, id, kerr.InvalidReplicaAssignment)
 			}
 		}
 	}

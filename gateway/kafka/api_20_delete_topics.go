@@ -2,10 +2,12 @@ package kafka
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/storage/ids"
 )
@@ -33,20 +35,58 @@ func (s *Server) deleteTopics(ctx context.Context, _ *conn, req kmsg.Request) (k
 		}
 		resp.Topics = append(resp.Topics, rt)
 	}
+	twice := duplicates(s.b, r)
 	for _, name := range r.TopicNames {
+		if twice[name] {
+			one(&name, ids.TopicID{}, nil, errTwice(name))
+			continue
+		}
 		one(&name, ids.TopicID{}, s.b.Topic(name), broker.ErrUnknownTopic)
 	}
 	for i := range r.Topics {
 		t := &r.Topics[i]
 		id := ids.TopicID(t.TopicID)
 		switch {
-		case t.Topic != nil && !id.IsZero():
-			one(t.Topic, id, nil, kerr.InvalidRequest)
+		case (t.Topic != nil) != id.IsZero():
+			one(t.Topic, id, nil, fmt.Errorf("%w: a topic needs either name or id", metadata.ErrInvalidRequest))
+		case t.Topic != nil && twice[*t.Topic]:
+			one(t.Topic, id, nil, errTwice(*t.Topic))
 		case t.Topic != nil:
 			one(t.Topic, id, s.b.Topic(*t.Topic), broker.ErrUnknownTopic)
 		default:
-			one(nil, id, s.b.TopicByID(id), kerr.UnknownTopicID)
+			found := s.b.TopicByID(id)
+			if found != nil && twice[found.Name] {
+				one(nil, id, nil, errTwice(id.String()))
+				continue
+			}
+			one(nil, id, found, kerr.UnknownTopicID)
 		}
 	}
 	return resp, nil
+}
+
+// duplicates returns the names that a request has more than once, be it by id.
+// None of them is deleted.
+func duplicates(b Topics, r *kmsg.DeleteTopicsRequest) map[string]bool {
+	seen, twice := map[string]bool{}, map[string]bool{}
+	add := func(name string) {
+		twice[name] = twice[name] || seen[name]
+		seen[name] = true
+	}
+	for _, name := range r.TopicNames {
+		add(name)
+	}
+	for i := range r.Topics {
+		t := &r.Topics[i]
+		if t.Topic != nil {
+			add(*t.Topic)
+		} else if found := b.TopicByID(ids.TopicID(t.TopicID)); found != nil {
+			add(found.Name)
+		}
+	}
+	return twice
+}
+
+func errTwice(topic string) error {
+	return fmt.Errorf("%w: topic %s is in the request more than once", metadata.ErrInvalidRequest, topic)
 }

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"slices"
 	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -55,16 +56,10 @@ func (s *Server) configsOf(kind kmsg.ConfigResourceType, name string) ([]metadat
 	return nil, kerr.InvalidRequest
 }
 
+// wanted tells whether a config was asked for: null and, as in Kafka, an empty
+// list ask for all of them.
 func wanted(names []string, name string) bool {
-	if names == nil {
-		return true
-	}
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
+	return len(names) == 0 || slices.Contains(names, name)
 }
 
 func describeEntry(r *kmsg.DescribeConfigsRequest, kind kmsg.ConfigResourceType, e metadata.ConfigEntry) kmsg.DescribeConfigsResponseResourceConfig {

@@ -58,7 +58,9 @@ func (s *Server) logDir(d broker.LogDir, asked map[string]map[int32]bool) kmsg.D
 			}
 		}
 		sort.Slice(dt.Partitions, func(i, j int) bool { return dt.Partitions[i].Partition < dt.Partitions[j].Partition })
-		out.Topics = append(out.Topics, dt)
+		if len(dt.Partitions) > 0 {
+			out.Topics = append(out.Topics, dt)
+		}
 	}
 	return out
 }

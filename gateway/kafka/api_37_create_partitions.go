@@ -14,10 +14,24 @@ func (s *Server) apiCreatePartitions() api {
 func (s *Server) createPartitions(ctx context.Context, _ *conn, req kmsg.Request) (kmsg.Response, error) {
 	r := req.(*kmsg.CreatePartitionsRequest)
 	resp := r.ResponseKind().(*kmsg.CreatePartitionsResponse)
+	times := map[string]int{}
 	for _, t := range r.Topics {
+		times[t.Topic]++
+	}
+	for _, t := range r.Topics {
+		if times[t.Topic] == 0 { // answered
+			continue
+		}
 		rt := kmsg.NewCreatePartitionsResponseTopic()
 		rt.Topic = t.Topic
-		if err := s.b.CreatePartitions(ctx, t.Topic, t.Count, r.ValidateOnly); err != nil {
+		var err error
+		if times[t.Topic] > 1 {
+			err = errTwice(t.Topic)
+		} else {
+			err = s.b.CreatePartitions(ctx, t.Topic, t.Count, r.ValidateOnly)
+		}
+		times[t.Topic] = 0
+		if err != nil {
 			rt.ErrorCode, rt.ErrorMessage = errorCode(err), errorMessage(err)
 		}
 		resp.Topics = append(resp.Topics, rt)

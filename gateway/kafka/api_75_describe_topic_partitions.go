@@ -3,7 +3,7 @@ package kafka
 import (
 	"context"
 	"math"
-	"sort"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -31,7 +31,8 @@ func (s *Server) describeTopicPartitions(_ context.Context, _ *conn, req kmsg.Re
 			names = append(names, t.Name)
 		}
 	}
-	sort.Strings(names)
+	slices.Sort(names)
+	names = slices.Compact(names)
 	left := maxPartitionsPage
 	if r.ResponsePartitionLimit > 0 {
 		left = min(left, int(r.ResponsePartitionLimit))
@@ -91,6 +92,8 @@ func (s *Server) describePartitions(name string, from int32, limit int) (out kms
 		p.Partition, p.LeaderID, p.Replicas, p.ISR = i, me[0], me, me
 		if part, err := s.b.Partition(t.ID, i); err == nil {
 			p.LeaderEpoch = part.LeaderEpoch()
+		} else {
+			p.ErrorCode, p.LeaderID = kerr.LeaderNotAvailable.Code, -1
 		}
 		out.Partitions = append(out.Partitions, p)
 	}
