@@ -104,3 +104,30 @@ func TestReadCompacted(t *testing.T) {
 		res.Release()
 	}
 }
+
+// A rewrite may begin and end within older segments: each offset is served by
+// the highest generation that holds it, once.
+func TestReadRewriteAcrossSegments(t *testing.T) {
+	r := newReadRig(t, 3, nil)
+	var keep, want [][]byte
+	for i := range 150 {
+		b := makeBatch(int64(i)*10, 10, 1000+int64(i)*10, 100, 1)
+		inside := i >= 65 && i < 115
+		if inside && (i%5 == 0 || i == 114) {
+			keep = append(keep, b)
+		}
+		if !inside || i%5 == 0 || i == 114 {
+			want = append(want, b)
+		}
+	}
+	rewrite := segmentOf(testTP, 650, keep...)
+	row := rewrite.row()
+	row.Generation = 1
+	rewrite.putAs(t, r.b, r.x, row)
+	for _, size := range []int{1, 7000, 1 << 20} {
+		got, err := r.readAll(t.Context(), size)
+		if err != nil || !bytes.Equal(got, bytes.Join(want, nil)) {
+			t.Errorf("size %d: %d bytes, want %d, %v", size, len(got), len(bytes.Join(want, nil)), err)
+		}
+	}
+}

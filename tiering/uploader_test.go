@@ -366,3 +366,22 @@ func TestUploaderOptions(t *testing.T) {
 		t.Error("no error for missing options")
 	}
 }
+
+// An object of the same name with other bytes is never overwritten, and never
+// taken for the segment.
+func TestUploaderConflict(t *testing.T) {
+	r := newRig(t, nil)
+	s, other := makeSegment(testTP, 0, 3, 0, 1), makeSegment(testTP, 0, 3, 5, 1)
+	if len(s.object) != len(other.object) {
+		t.Fatal("the two must differ in content alone")
+	}
+	other.put(t, r.b, nil)
+	r.l.add(s)
+	waitFor(t, "refusals", func() bool { return r.Stats().Failures >= 2 })
+	if r.l.left() != 1 || len(r.x.all(testTP)) != 0 {
+		t.Error("the other object was taken for the segment")
+	}
+	if got, err := getAll(t.Context(), r.b.Bucket, s.row().Key(), 0, int64(len(s.object))); err != nil || !slices.Equal(got, other.object) {
+		t.Errorf("the object has changed (%v)", err)
+	}
+}
