@@ -24,7 +24,7 @@ type Mem struct {
 	limit int64 // 0: none
 	used  int64
 	locks map[string]bool
-	onOp  func(Op)
+	onOp  func(Event)
 }
 
 var _ FS = (*Mem)(nil)
@@ -46,14 +46,14 @@ func (m *Mem) SetLimit(bytes int64) {
 // changes files, directories or what of them is durable; nil for none. It is
 // called without locks, on the goroutine of the operation, so it may call
 // CrashClone. A failed operation has no After.
-func (m *Mem) OnOp(f func(op Op)) {
+func (m *Mem) OnOp(f func(e Event)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.onOp = f
 }
 
 // do runs f with the lock, between the two calls of the hook.
-func (m *Mem) do(op Op, f func() error) error {
+func (m *Mem) do(op Event, f func() error) error {
 	m.mu.Lock()
 	if m.onOp != nil {
 		m.tellLocked(op, Before)
@@ -67,7 +67,7 @@ func (m *Mem) do(op Op, f func() error) error {
 }
 
 // tellLocked calls the hook; it gives up the lock meanwhile.
-func (m *Mem) tellLocked(op Op, phase Phase) {
+func (m *Mem) tellLocked(op Event, phase Phase) {
 	hook := m.onOp
 	m.mu.Unlock()
 	op.Phase = phase
@@ -143,7 +143,7 @@ func (m *Mem) Open(name string, flag Flag) (File, error) {
 		return nil
 	}
 	if flag&Create != 0 && err != nil || flag&Truncate != 0 {
-		err = m.do(Op{Kind: OpCreate, Path: clean(name)}, open)
+		err = m.do(Event{Kind: EventCreate, Path: clean(name)}, open)
 	} else {
 		m.mu.Lock()
 		err = open()
@@ -202,7 +202,7 @@ func (m *Mem) releaseLocked(n *node) {
 
 // Remove implements Files. An empty directory can be removed too.
 func (m *Mem) Remove(name string) error {
-	return m.do(Op{Kind: OpRemove, Path: clean(name)}, func() error {
+	return m.do(Event{Kind: EventRemove, Path: clean(name)}, func() error {
 		d, base, err := m.parentLocked("remove", name)
 		if err != nil {
 			return err
@@ -222,7 +222,7 @@ func (m *Mem) Remove(name string) error {
 
 // Rename implements Files.
 func (m *Mem) Rename(oldname, newname string) error {
-	return m.do(Op{Kind: OpRename, Path: clean(oldname), NewPath: clean(newname)}, func() error {
+	return m.do(Event{Kind: EventRename, Path: clean(oldname), NewPath: clean(newname)}, func() error {
 		from, a, err := m.parentLocked("rename", oldname)
 		if err != nil {
 			return err
@@ -256,7 +256,7 @@ func (m *Mem) Rename(oldname, newname string) error {
 
 // Link implements Files.
 func (m *Mem) Link(oldname, newname string) error {
-	return m.do(Op{Kind: OpLink, Path: clean(oldname), NewPath: clean(newname)}, func() error {
+	return m.do(Event{Kind: EventLink, Path: clean(oldname), NewPath: clean(newname)}, func() error {
 		n, err := m.findLocked("link", oldname)
 		if err != nil {
 			return err
@@ -327,7 +327,7 @@ func (m *Mem) MkdirAll(dir string) error {
 	if err == nil && n.dir {
 		return nil
 	}
-	return m.do(Op{Kind: OpMkdir, Path: clean(dir)}, func() error {
+	return m.do(Event{Kind: EventMkdir, Path: clean(dir)}, func() error {
 		n := m.root
 		for _, part := range split(dir) {
 			next := n.names[part]
@@ -361,7 +361,7 @@ func (m *Mem) List(dir string) ([]fs.DirEntry, error) {
 
 // SyncDir implements Dirs.
 func (m *Mem) SyncDir(dir string) error {
-	return m.do(Op{Kind: OpSyncDir, Path: clean(dir)}, func() error {
+	return m.do(Event{Kind: EventSyncDir, Path: clean(dir)}, func() error {
 		d, err := m.dirLocked("open", dir)
 		if err != nil {
 			return err
@@ -373,7 +373,7 @@ func (m *Mem) SyncDir(dir string) error {
 
 // RemoveAll implements Dirs.
 func (m *Mem) RemoveAll(dir string) error {
-	return m.do(Op{Kind: OpRemoveAll, Path: clean(dir)}, func() error {
+	return m.do(Event{Kind: EventRemoveAll, Path: clean(dir)}, func() error {
 		d, base, err := m.parentLocked("removeall", dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -494,7 +494,7 @@ func (f *memFile) WriteAt(b []byte, off int64) (int, error) {
 	if off > math.MaxInt64-int64(len(b)) {
 		return 0, pathErr("write", f.name, syscall.EFBIG)
 	}
-	op := Op{Kind: OpWrite, Path: clean(f.name), Off: off, Len: int64(len(b))}
+	op := Event{Kind: EventWrite, Path: clean(f.name), Off: off, Len: int64(len(b))}
 	err := f.fs.do(op, func() error {
 		if err := f.checkLocked("write", true); err != nil {
 			return err
@@ -529,7 +529,7 @@ func (f *memFile) WriteAt(b []byte, off int64) (int, error) {
 }
 
 func (f *memFile) Sync() error {
-	return f.fs.do(Op{Kind: OpSync, Path: clean(f.name)}, func() error {
+	return f.fs.do(Event{Kind: EventSync, Path: clean(f.name)}, func() error {
 		if err := f.checkLocked("fdatasync", false); err != nil {
 			return err
 		}
@@ -538,24 +538,24 @@ func (f *memFile) Sync() error {
 	})
 }
 
-func (f *memFile) Truncate(size int64) error { return f.resize(OpTruncate, size) }
+func (f *memFile) Truncate(size int64) error { return f.resize(EventTruncate, size) }
 
 // Preallocate implements Preallocator. As on a disk, it never shrinks a file.
-func (f *memFile) Preallocate(size int64) error { return f.resize(OpPreallocate, size) }
+func (f *memFile) Preallocate(size int64) error { return f.resize(EventPreallocate, size) }
 
-func (f *memFile) resize(kind OpKind, size int64) error {
-	return f.fs.do(Op{Kind: kind, Path: clean(f.name), Off: size}, func() error {
-		if err := f.checkLocked(kind.String(), true); err != nil {
+func (f *memFile) resize(kind EventKind, size int64) error {
+	return f.fs.do(Event{Kind: kind, Path: clean(f.name), Off: size}, func() error {
+		if err := f.checkLocked(string(kind), true); err != nil {
 			return err
 		}
-		if size < 0 || kind == OpPreallocate && size == 0 {
-			return pathErr(kind.String(), f.name, syscall.EINVAL)
+		if size < 0 || kind == EventPreallocate && size == 0 {
+			return pathErr(string(kind), f.name, syscall.EINVAL)
 		}
-		if kind == OpPreallocate && size <= f.node.now.size {
+		if kind == EventPreallocate && size <= f.node.now.size {
 			return nil
 		}
 		if err := f.fs.roomLocked(size - f.node.now.size); err != nil {
-			return pathErr(kind.String(), f.name, err)
+			return pathErr(string(kind), f.name, err)
 		}
 		f.fs.resizeLocked(f.node, size)
 		return nil
