@@ -20,8 +20,14 @@ var (
 	errConflict = errors.New("object exists with other content")
 )
 
-// headTime bounds a look at the bucket.
+// headTime bounds a look at the bucket, unless MinTime is less.
 const headTime = 15 * time.Second
+
+// brief is the context of a look at the bucket. It does not end with the
+// upload's own, whose time may be over when the look is needed.
+func (u *Uploader) brief() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(u.ctx, min(headTime, u.o.MinTime))
+}
 
 // upload brings one segment into the bucket and then into the index, in this
 // order (bytes before references), and returns its row.
@@ -90,7 +96,7 @@ func (u *Uploader) place(ctx context.Context, src Source, row Segment) error {
 
 // look checks that the object is in the bucket with its size.
 func (u *Uploader) look(row Segment) error {
-	ctx, cancel := context.WithTimeout(u.ctx, headTime)
+	ctx, cancel := u.brief()
 	defer cancel()
 	info, err := u.o.Bucket.Head(ctx, row.Key())
 	if err != nil {
@@ -116,7 +122,7 @@ func (u *Uploader) same(src Source, row Segment) error {
 	if k, err := src.ReadAt(want, row.Size-n); int64(k) != n {
 		return fmt.Errorf("read segment: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(u.ctx, headTime)
+	ctx, cancel := u.brief()
 	defer cancel()
 	got, err := getAll(ctx, u.o.Bucket, row.Key(), row.Size-n, n)
 	if err != nil {
