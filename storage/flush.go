@@ -193,7 +193,7 @@ func (w *pieceWriter) write(n int) error {
 	b := w.staging[:n]
 	if w.recovered {
 		w.recovered = false
-		old := alignedBytes(vfs.BlockSize)
+		old := vfs.AlignedBytes(vfs.BlockSize)
 		if got, _ := w.file.ReadAt(old, w.at); got == len(old) && bytes.Equal(old, b[:len(old)]) {
 			b = b[len(old):]
 		}
@@ -381,7 +381,7 @@ func writeFile(fs vfs.FS, path string, b []byte) error {
 // flushLoop writes behind what is queued.
 func (s *Store) flushLoop() {
 	defer s.wg.Done()
-	staging := alignedBytes(stagingSize)
+	staging := vfs.AlignedBytes(stagingSize)
 	for {
 		l := s.dequeue()
 		if l == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync"
 	"time"
 
 	"github.com/cirrolog/cirrolog/storage/segment"
@@ -131,7 +132,15 @@ type SegmentReader struct {
 	index   *segment.Index
 	crc     uint32
 	size    int64
+
+	mu  sync.Mutex
+	buf []byte // of the log, from at on, read with direct I/O
+	at  int64
+	n   int
 }
+
+// readWindow is how much of a .log is read at once.
+const readWindow = 1 << 20
 
 // OpenSegment opens the closed segment that begins at base.
 func (l *Log) OpenSegment(base int64) (*SegmentReader, error) {
@@ -154,7 +163,7 @@ func (l *Log) OpenSegment(base int64) (*SegmentReader, error) {
 		r.index, err = segment.ParseTrailer(r.trailer)
 	}
 	if err == nil {
-		r.file, err = l.store.opts.FS.Open(l.logPath(s), vfs.ReadOnly)
+		r.file, err = l.store.opts.FS.Open(l.logPath(s), vfs.ReadOnly|vfs.Direct)
 	}
 	if err != nil {
 		l.unuse(s)
@@ -177,11 +186,10 @@ func (r *SegmentReader) ReadAt(b []byte, off int64) (int, error) {
 	n := 0
 	if off < r.size {
 		want := b[:min(int64(len(b)), r.size-off)]
-		m, err := r.file.ReadAt(want, off)
-		n += m
-		if m < len(want) {
-			return n, fmt.Errorf("read segment %d of %s at %d: %w", r.seg.base, r.log.tp, off, errors.Join(err, io.ErrUnexpectedEOF))
+		if err := r.readLog(want, off); err != nil {
+			return 0, fmt.Errorf("read segment %d of %s at %d: %w", r.seg.base, r.log.tp, off, err)
 		}
+		n = len(want)
 	}
 	if n < len(b) {
 		at := off + int64(n) - r.size
@@ -194,6 +202,29 @@ func (r *SegmentReader) ReadAt(b []byte, off int64) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+// readLog reads bytes of the .log through an aligned window: uploads read it
+// once from front to back, which would only push hot pages out of the cache.
+func (r *SegmentReader) readLog(b []byte, off int64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.buf == nil {
+		r.buf = vfs.AlignedBytes(readWindow)
+	}
+	for len(b) > 0 {
+		if off < r.at || off >= r.at+int64(r.n) {
+			at := off &^ (vfs.BlockSize - 1)
+			n, err := r.file.ReadAt(r.buf, at)
+			if at+int64(n) <= off {
+				return errors.Join(err, io.ErrUnexpectedEOF)
+			}
+			r.at, r.n = at, n
+		}
+		n := copy(b, r.buf[off-r.at:r.n])
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
 }
 
 // Close lets the files go.

@@ -27,7 +27,7 @@ type recovery struct {
 // recover reads segment files, spill files and stream, in this order: each
 // goes on where the one before ends.
 func (s *Store) recover() error {
-	r := &recovery{s: s, staging: alignedBytes(stagingSize)}
+	r := &recovery{s: s, staging: vfs.AlignedBytes(stagingSize)}
 	entries, err := s.opts.FS.List(filepath.Join(s.opts.Dir, logsDir))
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)

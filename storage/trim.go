@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/storage/wal"
 )
 
@@ -96,7 +97,7 @@ func (l *Log) lowLocked() (wal.Pos, bool) {
 // cleaner trims the ring and evicts memory.
 func (s *Store) cleanLoop() {
 	defer s.wg.Done()
-	staging := alignedBytes(stagingSize)
+	staging := vfs.AlignedBytes(stagingSize)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {

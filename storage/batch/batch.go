@@ -116,6 +116,10 @@ func (h *Header) Transactional() bool { return h.Attributes&attrTransactional !=
 // Control reports whether the batch holds a control record (a transaction marker).
 func (h *Header) Control() bool { return h.Attributes&attrControl != 0 }
 
+// DeleteHorizon reports whether BaseTimestamp is the time at which a log cleaner
+// may drop the batch's tombstones, instead of the first record's timestamp.
+func (h *Header) DeleteHorizon() bool { return h.Attributes&attrDeleteHorizon != 0 }
+
 // HasProducer reports whether the batch is from an idempotent producer.
 func (h *Header) HasProducer() bool { return h.ProducerID >= 0 }
 

@@ -99,6 +99,9 @@ func VerifySpan(log []byte, spans []Span, end int64) error {
 		if i+1 < len(spans) {
 			to = spans[i+1].Pos
 		}
+		if s.Pos < spans[0].Pos || to <= s.Pos || to > end {
+			return fmt.Errorf("%w: span at %d does not lie before %d", ErrCorrupt, s.Pos, to)
+		}
 		b := log[s.Pos-spans[0].Pos : to-spans[0].Pos]
 		crc, at, first := uint32(0), s.Pos, true
 		for len(b) > 0 {
@@ -144,18 +147,21 @@ func Cut(b []byte, offset int64, maxBytes int, minOne bool) []byte {
 }
 
 // ScanLog reads a log from position pos on and calls fn for every whole, intact
-// batch; base offsets must follow each other from expectBase without a gap. It
-// returns where the valid batches end. An end before size is ErrTorn, which
-// says what was found; raw is only valid during the call.
+// batch; base offsets must follow each other from expectBase without a gap, or
+// with expectBase -1 only grow. It returns where the valid batches end. An end
+// before size is ErrTorn, which says what was found; an error of fn ends the
+// scan as it is. raw is only valid during the call. Memory is bounded by the
+// largest batch that the log has room for.
 func ScanLog(r io.ReaderAt, size, pos, expectBase int64, fn func(h batch.Header, raw []byte, pos int64) error) (int64, error) {
-	w := &scanWindow{r: r, size: size, pos: pos, buf: make([]byte, 256<<10)}
+	w := &scanWindow{r: r, size: size, pos: pos, buf: make([]byte, min(size, 256<<10))}
+	strict := expectBase >= 0
 	for w.pos < size {
 		raw, err := w.batch()
 		if err != nil {
 			return w.pos, err
 		}
 		h, err := batch.Check(raw)
-		if err == nil && h.BaseOffset != expectBase {
+		if err == nil && (h.BaseOffset < expectBase || strict && h.BaseOffset != expectBase) {
 			err = fmt.Errorf("%w: base offset %d, expected %d", ErrCorrupt, h.BaseOffset, expectBase)
 		}
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/cirrolog/cirrolog/storage/batch"
+	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/storage/wal"
 )
 
@@ -165,7 +166,7 @@ func (r *Ring) startPrefill() (stop func()) {
 }
 
 func (r *Ring) prefill(quit chan struct{}) {
-	zero := alignedBytes(prefillPiece)
+	zero := vfs.AlignedBytes(prefillPiece)
 	for {
 		r.fillMu.Lock()
 		n := min(prefillPiece, min(r.size, r.head+r.opts.Prefill)-r.filled)

@@ -4,18 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"unsafe"
 
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/storage/wal"
 )
-
-// alignedBytes returns n bytes of Go memory whose address is a multiple of block.
-func alignedBytes(n int) []byte {
-	b := make([]byte, n+block)
-	skip := (block - int(uintptr(unsafe.Pointer(&b[0]))%block)) % block
-	return b[skip : skip+n : skip+n]
-}
 
 // window reads the ring forward in large aligned pieces.
 type window struct {
@@ -33,7 +25,7 @@ func (w *window) at(pos wal.Pos, n int) ([]byte, error) {
 		phys := int64(pos) % w.size
 		want := int(min(int64(max(align(n, block), 1<<20)), w.size-phys))
 		if len(w.buf) < want {
-			w.buf = alignedBytes(want)
+			w.buf = vfs.AlignedBytes(want)
 		}
 		got, err := w.file.ReadAt(w.buf[:want], dataStart+phys)
 		if got < want {

@@ -87,7 +87,7 @@ func Open(opts Options) (*Ring, error) {
 		opts.Size = 512 << 20
 	}
 	opts.Size = int64(align(int(max(opts.Size, MinSize)), block))
-	r := &Ring{opts: opts, slotBuf: alignedBytes(block), space: make(chan struct{}),
+	r := &Ring{opts: opts, slotBuf: vfs.AlignedBytes(block), space: make(chan struct{}),
 		kick: make(chan struct{}, 1), done: make(chan struct{}), fillKick: make(chan struct{}, 1)}
 	_, err := opts.FS.Stat(opts.Path)
 	switch {
@@ -126,7 +126,7 @@ func (r *Ring) create() error {
 	rand.Read(key[:])
 	r.key, r.size = binary.LittleEndian.Uint64(key[:]), r.opts.Size
 	sb := superblock{diskID: r.opts.DiskID, key: r.key, size: r.size}
-	b := alignedBytes(dataStart)
+	b := vfs.AlignedBytes(dataStart)
 	sb.encode(b)
 	encodeSlot(b[block:], 1, 0)
 	r.slots = 1
@@ -148,7 +148,7 @@ func (r *Ring) load() error {
 		return err
 	}
 	r.file = f
-	b := alignedBytes(dataStart)
+	b := vfs.AlignedBytes(dataStart)
 	if n, err := f.ReadAt(b, 0); n < dataStart {
 		return fmt.Errorf("%w: file of %d bytes has no superblock: %w", wal.ErrDamaged, n, err)
 	}

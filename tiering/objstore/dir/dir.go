@@ -50,7 +50,7 @@ type Bucket struct {
 	objects string
 	tmp     string
 	table   *crc32.Table
-	bufs    sync.Pool // *[]byte of piece bytes
+	bufs    sync.Pool // *[]byte of a piece and a block, aligned
 
 	replace sync.Mutex // held while an object is replaced or removed
 
@@ -65,7 +65,7 @@ func New(fsys vfs.FS, dir string) (*Bucket, error) {
 		fs: fsys, root: dir, objects: path.Join(dir, "objects"), tmp: path.Join(dir, "tmp"),
 		table: crc32.MakeTable(crc32.Castagnoli), synced: make(map[string]bool),
 	}
-	b.bufs.New = func() any { s := make([]byte, piece); return &s }
+	b.bufs.New = func() any { s := vfs.AlignedBytes(piece + vfs.BlockSize); return &s }
 	for _, d := range []string{b.objects, b.tmp} {
 		if err := fsys.MkdirAll(d); err != nil {
 			return nil, fmt.Errorf("open bucket %s: %w", dir, err)
@@ -139,9 +139,10 @@ func (b *Bucket) put(ctx context.Context, key string, body objstore.Body, opts o
 	return objstore.ObjectInfo{Key: key, Size: body.Size(), ETag: etag(body.Size(), sum), Modified: time.Now()}, nil
 }
 
-// write makes the synced temporary file.
+// write makes the synced temporary file, with direct I/O: growing the page
+// cache would cost more than everything else.
 func (b *Bucket) write(ctx context.Context, name string, body objstore.Body, want *uint32) (sum uint32, err error) {
-	f, err := b.fs.Open(name, vfs.Create|vfs.Excl)
+	f, err := b.fs.Open(name, vfs.Create|vfs.Excl|vfs.Direct)
 	if err != nil {
 		return 0, err
 	}
@@ -149,7 +150,7 @@ func (b *Bucket) write(ctx context.Context, name string, body objstore.Body, wan
 	bp := b.bufs.Get().(*[]byte)
 	defer b.bufs.Put(bp)
 	size := body.Size()
-	for pos := int64(0); pos < size; {
+	for pos, done := int64(0), false; !done; {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
@@ -158,21 +159,31 @@ func (b *Bucket) write(ctx context.Context, name string, body objstore.Body, wan
 			return 0, fmt.Errorf("read body: %w", errors.Join(err, io.ErrUnexpectedEOF))
 		}
 		sum = crc32.Update(sum, b.table, p)
-		if _, err := f.WriteAt(p, pos); err != nil {
+		if done = pos+int64(len(p)) == size; done {
+			if want != nil && *want != sum {
+				return 0, objstore.ErrChecksum
+			}
+			p = append(p, magic...)
+			p = binary.BigEndian.AppendUint32(p, sum)
+			p = binary.BigEndian.AppendUint64(p, uint64(size))
+		}
+		if err := writeBlocks(f, p, pos); err != nil {
 			return 0, err
 		}
 		pos += int64(len(p))
 	}
-	if want != nil && *want != sum {
-		return 0, objstore.ErrChecksum
-	}
-	trailer := append(make([]byte, 0, trailerSize), magic...)
-	trailer = binary.BigEndian.AppendUint32(trailer, sum)
-	trailer = binary.BigEndian.AppendUint64(trailer, uint64(size))
-	if _, err := f.WriteAt(trailer, size); err != nil {
+	if err := f.Truncate(size + trailerSize); err != nil {
 		return 0, err
 	}
 	return sum, f.Sync()
+}
+
+// writeBlocks writes p, with room behind it, up to the end of its last block.
+func writeBlocks(f vfs.File, p []byte, pos int64) error {
+	whole := (len(p) + vfs.BlockSize - 1) &^ (vfs.BlockSize - 1)
+	clear(p[len(p):whole])
+	_, err := f.WriteAt(p[:whole], pos)
+	return err
 }
 
 // publish gives the finished file its name and makes that durable. After the
