@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 )
@@ -108,7 +109,7 @@ func (c *crash) copy(n *node, out *Mem) *node {
 	d := newDir()
 	d.modTime = n.modTime
 	c.made[n] = d
-	names := n.cloneDurableNames()
+	names := maps.Clone(n.durableNames)
 	for _, op := range n.pendingNames[:c.keep[n]] {
 		op.apply(names)
 	}

@@ -1,9 +1,6 @@
 package vfs
 
-import (
-	"maps"
-	"time"
-)
+import "time"
 
 // page is the unit of sharing between contents. A page is never changed once
 // it is in a content, so that snapshots are copies of pointers.
@@ -180,5 +177,3 @@ func (n *node) sync() {
 	n.durable = n.now.clone()
 	n.pending = nil
 }
-
-func (n *node) cloneDurableNames() map[string]*node { return maps.Clone(n.durableNames) }

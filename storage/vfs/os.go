@@ -40,7 +40,7 @@ func (osFS) Open(name string, flag Flag) (File, error) {
 		if !errors.Is(err, unix.EINVAL) {
 			return nil, err
 		}
-		mode &^= os.O_EXCL | os.O_TRUNC // the refused open may have made the file
+		mode &^= os.O_EXCL // the refused open may have made the file
 	}
 	f, err := os.OpenFile(name, mode, 0o644)
 	if err != nil {

@@ -31,8 +31,8 @@ const (
 	// ReadOnly opens for reading alone.
 	ReadOnly
 	// Direct bypasses the page cache (O_DIRECT) where the file system can;
-	// elsewhere it is ignored and File.Direct reports false. Callers keep to
-	// BlockSize alignment in both cases.
+	// elsewhere it is ignored. Callers keep to BlockSize alignment of memory
+	// (see AlignedBytes), offset and length in both cases.
 	Direct
 	// Dsync makes every WriteAt durable before it returns (O_DSYNC).
 	Dsync
@@ -97,6 +97,6 @@ type File interface {
 
 // Preallocator is implemented by files that can reserve space ahead.
 type Preallocator interface {
-	// Preallocate reserves size bytes from the start and sets the file's size to it.
+	// Preallocate reserves size bytes from the start and grows the file to it.
 	Preallocate(size int64) error
 }
