@@ -2,64 +2,163 @@ package kafka
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/storage/ids"
 )
 
-// Produce 3-13; 0-2 are advertised and refused (see ApiVersions). One v2 batch
+// Produce 3-13; 0-2 are advertised, because librdkafka's feature detection
+// needs them (KAFKA-18659), and answered with UNSUPPORTED_VERSION. One v2 batch
 // per partition. acks=1 waits for the same as acks=all; acks=0 gets no answer,
 // and an error closes the connection, as in Kafka. Version 13 names topics by id.
-// Transactional batches are refused.
+// Transactional requests are refused. The hints of KIP-951 are left out.
 func (s *Server) apiProduce() api {
 	return api{key: 0, min: 0, max: 13, name: "Produce"}
 }
 
-const minProduceVersion = 3
+const (
+	minProduceVersion = 3
+	// maxProduceWait bounds how long a request may wait for room.
+	maxProduceWait = 30 * time.Second
+	// maxProduceParts bounds the topics and partitions of a request, which may
+	// take more memory decoded than as bytes.
+	maxProduceParts = 100_000
+	// pipelinedParts is how many partitions a request may have for the next
+	// one to be read before its answer has left.
+	pipelinedParts = 1024
+)
+
+// produceCall is a Produce request under way, recycled with all its parts.
+type produceCall struct {
+	reply reply
+	req   kmsg.ProduceRequest
+	resp  kmsg.ProduceResponse
+	slots []*produceSlot
+	used  int
+}
+
+// produceSlot is the place of one partition's outcome.
+type produceSlot struct {
+	call *produceCall
+	out  *kmsg.ProduceResponseTopicPartition
+	done func(broker.Produced) // the method, bound once
+}
+
+func (s *Server) produceCall(h header, a *api) *produceCall {
+	p, ok := s.calls.Get().(*produceCall)
+	if !ok {
+		p = &produceCall{reply: reply{ready: make(chan struct{}, 1)}}
+		p.reply.resp, p.reply.produce = &p.resp, p
+	}
+	r := &p.reply
+	r.api, r.version, r.corr, r.began, r.waited, r.silent = a, h.version, h.corr, time.Now(), false, false
+	p.req.Version, p.resp.Version, p.used = h.version, h.version, 0
+	return p
+}
+
+// recycle gives the call back; nothing may refer to it any more.
+func (p *produceCall) recycle(s *Server) {
+	if p.used <= pipelinedParts && len(p.resp.Topics) <= pipelinedParts {
+		s.calls.Put(p)
+	}
+}
+
+// slot returns the next slot, for out.
+func (p *produceCall) slot(out *kmsg.ProduceResponseTopicPartition) *produceSlot {
+	if p.used == len(p.slots) {
+		s := &produceSlot{call: p}
+		s.done = s.finish
+		p.slots = append(p.slots, s)
+	}
+	s := p.slots[p.used]
+	p.used++
+	s.out = out
+	return s
+}
+
+// finish notes the outcome of a partition.
+func (s *produceSlot) finish(d broker.Produced) {
+	s.out.BaseOffset, s.out.LogAppendTime, s.out.LogStartOffset = d.BaseOffset, d.LogAppendTime, d.LogStart
+	if d.Err != nil {
+		refuse(s.out, d.Err)
+	}
+	s.call.reply.done()
+}
+
+func refuse(out *kmsg.ProduceResponseTopicPartition, err error) {
+	out.ErrorCode, out.ErrorMessage = errorCode(err), errorMessage(err)
+	out.BaseOffset = -1
+}
+
+// code is the first error of the answer.
+func (p *produceCall) code() int16 {
+	for i := range p.resp.Topics {
+		for j := range p.resp.Topics[i].Partitions {
+			if code := p.resp.Topics[i].Partitions[j].ErrorCode; code != 0 {
+				return code
+			}
+		}
+	}
+	return 0
+}
 
 // produce starts the appends of a request and queues its answer; it does not
 // wait for the acknowledgement.
-func (c *conn) produce(h header, req *kmsg.ProduceRequest, r *reply) error {
-	if h.version < minProduceVersion {
-		return fmt.Errorf("produce v%d is not served (from %d)", h.version, minProduceVersion)
+func (c *conn) produce(h header, a *api) error {
+	if h.version >= 9 {
+		var err error
+		if h.body, err = skipTags(h.body); err != nil {
+			return fmt.Errorf("request header of produce v%d: %w", h.version, err)
+		}
 	}
 	if err := checkProduce(h.body, h.version); err != nil {
 		return fmt.Errorf("decode produce v%d: %w", h.version, err)
 	}
-	if err := req.ReadFrom(h.body); err != nil {
+	p := c.s.produceCall(h, a)
+	req, r := &p.req, &p.reply
+	if err := req.UnsafeReadFrom(h.body); err != nil { // its strings are in the frame
 		return fmt.Errorf("decode produce v%d: %w", h.version, err)
 	}
-	resp := req.ResponseKind().(*kmsg.ProduceResponse)
-	r.resp = resp
 	r.pending.Store(1)
 	ctx := &lazyTimeout{Context: c.ctx, after: min(time.Duration(max(req.TimeoutMillis, 0))*time.Millisecond, maxProduceWait)}
 	defer ctx.stop()
-	code := requestError(req)
-	resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
+	err := requestError(req)
+	p.resp.Topics = resize(p.resp.Topics, len(req.Topics))
 	for i := range req.Topics {
-		c.produceTopic(ctx, &req.Topics[i], &resp.Topics[i], r, code)
+		c.produceTopic(ctx, p, i, err)
 	}
-	r.done()
-	if req.Acks == 0 {
-		<-r.ready
-		return acksZeroError(resp)
+	r.silent = req.Acks == 0
+	wait := p.used > pipelinedParts
+	r.waited = wait
+	r.done() // p is the writer's from the next line on
+	c.out <- r
+	if wait {
+		<-c.sent
 	}
-	return c.queue(r)
+	return nil
 }
 
-// maxProduceWait bounds how long a request may wait for room.
-const maxProduceWait = 30 * time.Second
+// resize returns s with length n, its elements as they were.
+func resize[T any](s []T, n int) []T {
+	if n > cap(s) {
+		s = append(s[:cap(s)], make([]T, n-cap(s))...)
+	}
+	return s[:n]
+}
 
 func requestError(req *kmsg.ProduceRequest) error {
 	switch {
+	case req.Version < minProduceVersion:
+		return kerr.UnsupportedVersion
 	case req.Acks < -1 || req.Acks > 1:
 		return kerr.InvalidRequiredAcks
 	case req.TransactionID != nil:
@@ -68,55 +167,57 @@ func requestError(req *kmsg.ProduceRequest) error {
 	return nil
 }
 
-func (c *conn) produceTopic(ctx context.Context, t *kmsg.ProduceRequestTopic, out *kmsg.ProduceResponseTopic, r *reply, refuse error) {
+// produceTopic starts the appends to the i-th topic, or refuses all of them.
+func (c *conn) produceTopic(ctx context.Context, p *produceCall, i int, refused error) {
+	t, out := &p.req.Topics[i], &p.resp.Topics[i]
+	parts := resize(out.Partitions, len(t.Partitions))
 	*out = kmsg.NewProduceResponseTopic()
-	out.Topic, out.TopicID = t.Topic, t.TopicID
-	out.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
-	var topic *broker.Topic
-	var missing error = broker.ErrUnknownTopic
-	if r.version >= 13 {
-		topic, missing = c.s.b.TopicByID(ids.TopicID(t.TopicID)), kerr.UnknownTopicID
+	out.TopicID, out.Partitions = t.TopicID, parts
+	topic, err := c.produceTo(t, p.req.Version)
+	if topic != nil {
+		out.Topic = topic.Name
 	} else {
-		topic = c.s.b.Topic(t.Topic)
+		out.Topic = strings.Clone(t.Topic)
+	}
+	if refused != nil {
+		err = refused
 	}
 	for j := range t.Partitions {
-		p, o := &t.Partitions[j], &out.Partitions[j]
+		in, o := &t.Partitions[j], &parts[j]
 		*o = kmsg.NewProduceResponseTopicPartition()
-		o.Partition = p.Partition
+		o.Partition = in.Partition
 		o.BaseOffset, o.LogAppendTime, o.LogStartOffset = -1, -1, -1
-		err := refuse
-		if err == nil && topic == nil {
-			err = missing
-		}
-		var part Partition
-		if err == nil {
-			part, err = c.s.b.Partition(topic.ID, p.Partition)
-		}
+		slot := p.slot(o)
 		if err != nil {
-			o.ErrorCode, o.ErrorMessage = errorCode(err), errorMessage(err)
+			refuse(o, err)
 			continue
 		}
-		c.s.observer.Produced(topic.Name, len(p.Records))
-		r.pending.Add(1)
-		part.Produce(ctx, p.Records, func(d broker.Produced) {
-			o.BaseOffset, o.LogAppendTime, o.LogStartOffset = d.BaseOffset, d.LogAppendTime, d.LogStart
-			if d.Err != nil {
-				o.ErrorCode, o.ErrorMessage = errorCode(d.Err), errorMessage(d.Err)
-			}
-			r.done()
-		})
+		part, err := c.s.b.Partition(topic.ID, in.Partition)
+		if err != nil {
+			refuse(o, err)
+			continue
+		}
+		c.s.observer.Produced(topic.Name, len(in.Records))
+		p.reply.pending.Add(1)
+		part.Produce(ctx, in.Records, slot.done)
 	}
 }
 
-func acksZeroError(resp *kmsg.ProduceResponse) error {
-	for _, t := range resp.Topics {
-		for _, p := range t.Partitions {
-			if p.ErrorCode != 0 {
-				return fmt.Errorf("produce with acks=0 to %s-%d: %w", t.Topic, p.Partition, kerr.ErrorForCode(p.ErrorCode))
-			}
+// produceTo finds the topic.
+func (c *conn) produceTo(t *kmsg.ProduceRequestTopic, version int16) (*broker.Topic, error) {
+	if version >= 13 {
+		if topic := c.s.b.TopicByID(ids.TopicID(t.TopicID)); topic != nil {
+			return topic, nil
 		}
+		return nil, kerr.UnknownTopicID
 	}
-	return nil
+	if topic := c.s.b.Topic(t.Topic); topic != nil {
+		return topic, nil
+	}
+	if err := metadata.ValidateTopicName(t.Topic); err != nil {
+		return nil, err
+	}
+	return nil, broker.ErrUnknownTopic
 }
 
 // lazyTimeout is a context that only starts a timer when somebody waits on it:
@@ -166,15 +267,22 @@ var errLies = errors.New("a count or length is larger than the request")
 // lengths that do not fit, before kmsg makes arrays of them.
 func checkProduce(b []byte, version int16) error {
 	w := walker{b: b, flexible: version >= 9}
-	w.skipString() // transactional id
-	w.skip(2 + 4)  // acks, timeout
-	for range w.count(3) {
+	if version >= 3 {
+		w.skipString() // transactional id
+	}
+	w.skip(2 + 4) // acks, timeout
+	topics, parts := w.count(3), 0
+	for range topics {
 		if version >= 13 {
 			w.skip(16)
 		} else {
 			w.skipString()
 		}
-		for range w.count(6) {
+		n := w.count(5)
+		if parts += n; topics+parts > maxProduceParts {
+			return errLies
+		}
+		for range n {
 			w.skip(4)
 			w.skipBytes()
 			w.skipTags()
@@ -182,93 +290,8 @@ func checkProduce(b []byte, version int16) error {
 		w.skipTags()
 	}
 	w.skipTags()
-	if w.bad {
+	if w.bad || topics > maxProduceParts {
 		return errLies
 	}
 	return nil
-}
-
-// walker walks the primitive types of the protocol; after the first misfit it
-// is bad and everything is zero.
-type walker struct {
-	b        []byte
-	flexible bool
-	bad      bool
-}
-
-func (w *walker) skip(n int) {
-	if w.bad || n < 0 || n > len(w.b) {
-		w.bad = true
-		return
-	}
-	w.b = w.b[n:]
-}
-
-func (w *walker) uvarint() int {
-	n, k := binary.Uvarint(w.b)
-	if w.bad || k <= 0 || n > 1<<31 {
-		w.bad = true
-		return 0
-	}
-	w.b = w.b[k:]
-	return int(n)
-}
-
-// count reads an array's length; each element needs at least elem bytes.
-func (w *walker) count(elem int) int {
-	n := 0
-	if w.flexible {
-		n = w.uvarint() - 1
-	} else if len(w.b) >= 4 {
-		n = int(int32(binary.BigEndian.Uint32(w.b)))
-		w.skip(4)
-	} else {
-		w.bad = true
-	}
-	if w.bad || n > len(w.b)/elem {
-		w.bad = true
-		return 0
-	}
-	return max(n, 0)
-}
-
-func (w *walker) skipString() {
-	if w.flexible {
-		w.skip(max(w.uvarint()-1, 0))
-		return
-	}
-	if len(w.b) < 2 {
-		w.bad = true
-		return
-	}
-	n := int(int16(binary.BigEndian.Uint16(w.b)))
-	w.skip(2)
-	w.skip(max(n, 0))
-}
-
-func (w *walker) skipBytes() {
-	if w.flexible {
-		w.skip(max(w.uvarint()-1, 0))
-		return
-	}
-	if len(w.b) < 4 {
-		w.bad = true
-		return
-	}
-	n := int(int32(binary.BigEndian.Uint32(w.b)))
-	w.skip(4)
-	w.skip(max(n, 0))
-}
-
-func (w *walker) skipTags() {
-	if !w.flexible {
-		return
-	}
-	for range w.uvarint() {
-		w.uvarint()
-		w.skip(w.uvarint())
-		if w.bad {
-			return
-		}
-	}
 }

@@ -15,7 +15,8 @@ import (
 // budget shared by all partitions, the first batch of the first partition with
 // data always whole (KIP-74), topic ids from 13 on, diverging epochs (KIP-595).
 // Tiered partitions are read concurrently; a read that takes longer than the
-// client waits goes on, and the next Fetch finds it in the cache.
+// client waits goes on, and the next Fetch finds it in the cache. Preferred read
+// replicas (KIP-392) and the hints of KIP-951 are left out.
 func (s *Server) apiFetch() api {
 	return api{key: 1, min: 4, max: 18, name: "Fetch"}
 }
@@ -26,6 +27,11 @@ const (
 	coldReads = 16
 	// minColdShare is the least share of the byte budget of a tiered partition.
 	minColdShare = 256 << 10
+	// coldWait is how long tiered reads may take when the client waits less
+	// (Kafka's remote.fetch.max.wait.ms), hotGrace when there is enough
+	// without them.
+	coldWait = 500 * time.Millisecond
+	hotGrace = 50 * time.Millisecond
 )
 
 // fetching is one Fetch request under way.
@@ -47,28 +53,37 @@ type fetchResult struct {
 	code  int16
 }
 
+// fetch answers one Fetch request.
 func (c *conn) fetch(req *kmsg.FetchRequest, r *reply) error {
 	a := &fetchAnswer{version: req.Version, corr: r.corr}
 	fc, err := c.s.sessions.open(req)
 	if err != nil {
 		a.errorCode = errorCode(err)
-		r.bufs = a.encode()
-		return c.send(r)
+		r.bufs, r.code = a.encode(), a.errorCode
+		c.send(r)
+		return nil
 	}
-	defer fc.close()
-	f := &fetching{c: c, req: req, fc: fc, budget: c.s.limits.MaxFetchBytes}
-	if req.MaxBytes > 0 {
-		f.budget = min(f.budget, int(req.MaxBytes))
+	f := &fetching{c: c, req: req, fc: fc, budget: min(c.s.limits.MaxFetchBytes, int(max(req.MaxBytes, 0)))}
+	f.run(a)
+	for i := range f.results {
+		if r.code = f.results[i].code; r.code != 0 {
+			break
+		}
 	}
+	r.bufs, r.release = a.encode(), f.release
+	c.send(r)
+	return nil
+}
+
+// run reads what is asked for and fills in the answer.
+func (f *fetching) run(a *fetchAnswer) {
+	defer f.fc.close()
 	f.resolve()
 	f.poll()
-	if fc.session != nil {
-		a.sessionID = fc.session.id
+	if f.fc.session != nil {
+		a.sessionID = f.fc.session.id
 	}
 	f.answer(a)
-	r.release = f.release
-	r.bufs = a.encode()
-	return c.send(r)
 }
 
 // resolve finds the partitions.
@@ -152,9 +167,16 @@ func (f *fetching) read(deadline time.Time) {
 			cold = append(cold, r)
 		}
 	}
-	if len(cold) > 0 && f.bytes < f.budget {
-		f.readCold(cold, deadline)
+	if len(cold) == 0 || f.bytes >= f.budget && f.bytes > 0 {
+		return
 	}
+	until := time.Now().Add(coldWait)
+	if f.bytes > 0 && f.enough() {
+		until = time.Now().Add(hotGrace)
+	} else if deadline.After(until) {
+		until = deadline
+	}
+	f.readCold(cold, until)
 }
 
 func (f *fetching) options(r *fetchResult, maxBytes int, minOne, cacheOnly bool) broker.ReadOptions {
@@ -173,8 +195,8 @@ func (f *fetching) took(r *fetchResult) {
 	f.failed = f.failed || r.res.Diverging != nil
 }
 
-func (f *fetching) readCold(cold []*fetchResult, deadline time.Time) {
-	ctx, cancel := context.WithDeadline(f.c.ctx, deadline)
+func (f *fetching) readCold(cold []*fetchResult, until time.Time) {
+	ctx, cancel := context.WithDeadline(f.c.ctx, until)
 	defer cancel()
 	first := f.bytes == 0
 	n := min(len(cold), max(1, (f.budget-f.bytes)/minColdShare), coldReads)
@@ -208,7 +230,7 @@ func (f *fetching) release() {
 // answer groups the results by topic. Within a session only partitions with
 // news are told.
 func (f *fetching) answer(a *fetchAnswer) {
-	served := map[*fetchPart]bool{}
+	var served []*fetchPart
 	for i := range f.results {
 		r := &f.results[i]
 		size := 0
@@ -223,7 +245,7 @@ func (f *fetching) answer(a *fetchAnswer) {
 		}
 		r.part.told, r.part.toldHW, r.part.toldStart = r.code == 0, r.res.HighWatermark, r.res.LogStart
 		if size > 0 {
-			served[r.part] = true
+			served = append(served, r.part)
 		}
 		n := len(a.topics)
 		if n == 0 || a.topics[n-1].name != r.part.name || a.topics[n-1].id != r.part.id {

@@ -10,7 +10,8 @@ import (
 
 // ApiVersions 0-4. Lists what table() serves. A version that is not served is
 // answered in the form of v0 with UNSUPPORTED_VERSION, so that the client can
-// choose another (KIP-511); the response header never has tags. Produce is
+// choose another (KIP-511); the response header never has tags. A client name
+// or version that Kafka refuses is INVALID_REQUEST. Produce is
 // listed from 0 although 0-2 are refused, because librdkafka's feature
 // detection needs it (KAFKA-18659). No features are finalized: there are no
 // transactions and no consumer groups of KIP-848 yet.
@@ -21,7 +22,26 @@ func (s *Server) apiAPIVersions() api {
 var errUnsupportedVersion = kerr.UnsupportedVersion.Code
 
 func (s *Server) apiVersions(_ context.Context, _ *conn, req kmsg.Request) (kmsg.Response, error) {
-	return s.apiVersionsResponse(req.GetVersion(), 0), nil
+	r := req.(*kmsg.ApiVersionsRequest)
+	if r.Version >= 3 && !(softwareName(r.ClientSoftwareName) && softwareName(r.ClientSoftwareVersion)) {
+		return s.apiVersionsResponse(r.Version, kerr.InvalidRequest.Code), nil
+	}
+	return s.apiVersionsResponse(r.Version, 0), nil
+}
+
+// softwareName checks a client's name or version as Kafka does (KIP-511):
+// letters and digits, between them also '-' and '.'.
+func softwareName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case (c == '-' || c == '.') && i > 0 && i < len(s)-1:
+		default:
+			return false
+		}
+	}
+	return s != ""
 }
 
 func (s *Server) apiVersionsResponse(version, code int16) kmsg.Response {

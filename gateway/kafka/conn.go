@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,39 +20,27 @@ import (
 type conn struct {
 	s    *Server
 	nc   net.Conn
-	host string
 	br   *bufio.Reader
-	out  chan *reply // answers in order of the requests
+	out  chan *reply   // answers in order of the requests
+	sent chan struct{} // the writer is done with an answer that the reader waits for
 	ctx  context.Context
 	stop context.CancelFunc
 	dead atomic.Bool // the writer has failed
+	held int64       // of Server.inFlight; the reader's
+
+	// The writer's buffers.
+	enc  []byte
+	bufs net.Buffers
 }
 
-// reply is the place of one answer in the order of the connection.
-type reply struct {
-	ready   chan struct{} // one value when the answer can be encoded
-	pending atomic.Int32
-	resp    kmsg.Response
-	corr    uint32
-	bufs    net.Buffers // instead of resp: encoded already
-	release func()
-	last    bool // close the connection behind this answer
-	api     *api
-	version int16
-	began   time.Time
-}
-
-func (r *reply) done() {
-	if r.pending.Add(-1) == 0 {
-		r.ready <- struct{}{}
-	}
-}
-
-func newConn(s *Server, nc net.Conn, host string) *conn {
-	c := &conn{s: s, nc: nc, host: host, br: bufio.NewReaderSize(nc, 32<<10), out: make(chan *reply, s.limits.MaxPipelined)}
+func newConn(s *Server, nc net.Conn) *conn {
+	c := &conn{s: s, nc: nc, br: bufio.NewReaderSize(nc, readBuffer), out: make(chan *reply, s.limits.MaxPipelined), sent: make(chan struct{}, 1)}
 	c.ctx, c.stop = context.WithCancel(s.ctx)
 	return c
 }
+
+// readBuffer is the buffer of a connection; longer frames go round it.
+const readBuffer = 16 << 10
 
 // run serves the connection until it ends.
 func (c *conn) run() {
@@ -74,7 +63,23 @@ func (c *conn) run() {
 // stopReading makes the reader end after the request it is at.
 func (c *conn) stopReading() { _ = c.nc.SetReadDeadline(time.Unix(1, 0)) }
 
-func (c *conn) readLoop() error {
+// expect gives the client so long to send; after Shutdown has begun, no time.
+func (c *conn) expect(d time.Duration) {
+	_ = c.nc.SetReadDeadline(time.Now().Add(d))
+	if c.s.ctx.Err() != nil { // stopReading may have come before
+		c.stopReading()
+	}
+}
+
+// readLoop reads and handles requests. A panic of a handler, which is a bug,
+// costs the connection and not the process.
+func (c *conn) readLoop() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+			c.s.log.Error("handler failed", "client", c.nc.RemoteAddr().String(), "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
 	for {
 		err := c.readOne()
 		if err != nil {
@@ -91,21 +96,18 @@ type header struct {
 	key, version int16
 	corr         uint32
 	body         []byte
-	req          kmsg.Request
 }
 
 // readOne reads and handles one request.
 func (c *conn) readOne() error {
-	if c.s.ctx.Err() == nil {
-		_ = c.nc.SetReadDeadline(time.Now().Add(c.s.limits.Idle))
-	}
+	c.expect(c.s.limits.Idle)
 	if _, err := c.br.Peek(1); err != nil {
 		return err
 	}
-	if c.br.Buffered() < 8 && c.s.ctx.Err() == nil { // a frame has begun: no dawdling
-		_ = c.nc.SetReadDeadline(time.Now().Add(c.s.limits.Frame))
+	if c.br.Buffered() < prefixSize { // a frame has begun: no dawdling
+		c.expect(c.s.limits.Frame)
 	}
-	prefix, err := c.br.Peek(6)
+	prefix, err := c.br.Peek(prefixSize)
 	if err != nil {
 		return fmt.Errorf("read frame: %w", err)
 	}
@@ -120,15 +122,14 @@ func (c *conn) readOne() error {
 	}
 	weight := int64(size)
 	if key != kmsg.Produce.Int16() {
-		// kmsg makes an array element of up to some 100 bytes for each byte.
-		weight = min(controlWeight*weight, c.s.limits.MaxInFlight)
+		weight *= decodeWeight
 	}
-	if err := c.s.inFlight.Acquire(c.ctx, weight); err != nil {
+	if err := c.hold(weight); err != nil {
 		return err
 	}
-	defer c.s.inFlight.Release(weight)
-	if c.br.Buffered() < 4+size && c.s.ctx.Err() == nil {
-		_ = c.nc.SetReadDeadline(time.Now().Add(c.s.limits.Frame))
+	defer c.keep(0)
+	if c.br.Buffered() < 4+size {
+		c.expect(c.s.limits.Frame)
 	}
 	frame, err := c.s.frames.read(c.br, size)
 	if err != nil {
@@ -142,9 +143,32 @@ func (c *conn) readOne() error {
 	return c.handle(h)
 }
 
-// controlWeight is how many bytes of memory a byte of a decoded request other
-// than Produce is counted as.
-const controlWeight = 32
+const (
+	// prefixSize is the length and the api key, which the limit depends on.
+	prefixSize = 6
+	// decodeWeight is how many bytes of memory a byte of a request other than
+	// Produce counts while it is decoded, keptWeight while it is handled.
+	decodeWeight = 32
+	keptWeight   = 4
+)
+
+// hold takes n bytes of the budget of all connections; it waits for them.
+func (c *conn) hold(n int64) error {
+	n = min(n, c.s.limits.MaxInFlight)
+	if err := c.s.inFlight.Acquire(c.ctx, n); err != nil {
+		return err
+	}
+	c.held = n
+	return nil
+}
+
+// keep gives back what is held above n bytes.
+func (c *conn) keep(n int64) {
+	if c.held > n {
+		c.s.inFlight.Release(c.held - n)
+		c.held = n
+	}
+}
 
 // parseHeader reads a request header (v1, or v2 when the request is flexible).
 func parseHeader(b []byte) (header, error) {
@@ -155,7 +179,7 @@ func parseHeader(b []byte) (header, error) {
 	}
 	n := int(int16(binary.BigEndian.Uint16(b)))
 	b = b[2:]
-	if n > len(b) {
+	if n > len(b) || n < -1 {
 		return h, fmt.Errorf("client id of %d bytes in a frame with %d left", n, len(b))
 	}
 	if n > 0 {
@@ -171,10 +195,13 @@ func (c *conn) handle(h header) error {
 	if !ok {
 		return fmt.Errorf("unknown api key %d", h.key)
 	}
-	r := &reply{ready: make(chan struct{}, 1), corr: h.corr, api: &a, version: h.version, began: time.Now()}
 	if h.version < a.min || h.version > a.max {
-		return c.unsupported(h, a, r)
+		return c.unsupported(h, a)
 	}
+	if h.key == kmsg.Produce.Int16() {
+		return c.produce(h, a)
+	}
+	r := newReply(h, a)
 	req := kmsg.RequestForKey(h.key)
 	req.SetVersion(h.version)
 	if req.IsFlexible() {
@@ -183,12 +210,10 @@ func (c *conn) handle(h header) error {
 			return fmt.Errorf("request header of %s v%d: %w", a.name, h.version, err)
 		}
 	}
-	if h.key == kmsg.Produce.Int16() {
-		return c.produce(h, req.(*kmsg.ProduceRequest), r)
-	}
 	if err := req.ReadFrom(h.body); err != nil {
 		return fmt.Errorf("decode %s v%d: %w", a.name, h.version, err)
 	}
+	c.keep(keptWeight * int64(len(h.body)))
 	if f, ok := req.(*kmsg.FetchRequest); ok {
 		return c.fetch(f, r)
 	}
@@ -196,21 +221,22 @@ func (c *conn) handle(h header) error {
 	if err != nil {
 		return fmt.Errorf("%s v%d: %w", a.name, h.version, err)
 	}
-	r.resp = resp
-	return c.send(r)
+	r.resp, r.code = resp, responseError(resp)
+	c.send(r)
+	return nil
 }
 
 // unsupported answers a version that is not served. ApiVersions gets the v0
-// answer that lets the client choose another; for others Kafka closes the
-// connection, but Produce 0-2, which are advertised, get their error code.
-func (c *conn) unsupported(h header, a api, r *reply) error {
-	switch {
-	case h.key == kmsg.ApiVersions.Int16():
-		r.resp = c.s.apiVersionsResponse(0, errUnsupportedVersion)
-		return c.send(r)
-	default:
+// answer that lets the client choose another (KIP-511); for others the
+// connection is closed, as in Kafka.
+func (c *conn) unsupported(h header, a *api) error {
+	if h.key != kmsg.ApiVersions.Int16() {
 		return fmt.Errorf("%s v%d is not served (%d to %d)", a.name, h.version, a.min, a.max)
 	}
+	r := newReply(h, a)
+	r.resp, r.code = c.s.apiVersionsResponse(0, errUnsupportedVersion), errUnsupportedVersion
+	c.send(r)
+	return nil
 }
 
 // skipTags skips a tag section.
@@ -232,105 +258,4 @@ func skipTags(b []byte) ([]byte, error) {
 		b = b[w+w2+int(size):]
 	}
 	return b, nil
-}
-
-// send queues an answer that is ready.
-func (c *conn) send(r *reply) error {
-	r.ready <- struct{}{}
-	return c.queue(r)
-}
-
-// queue gives the answer its place. It waits while too many are under way.
-func (c *conn) queue(r *reply) error {
-	select {
-	case c.out <- r:
-		return nil
-	case <-c.ctx.Done():
-		if r.release != nil {
-			r.release()
-		}
-		return net.ErrClosed
-	}
-}
-
-// maxGather bounds how many answers leave in one write.
-const maxGather = 64
-
-// writeLoop sends the answers in order, as many at once as are ready.
-func (c *conn) writeLoop() {
-	var enc []byte
-	var batch []*reply
-	for r := range c.out {
-		<-r.ready
-		batch = append(batch[:0], r)
-	gather:
-		for len(batch) < maxGather && batch[len(batch)-1].bufs == nil {
-			select {
-			case next, ok := <-c.out:
-				if !ok {
-					break gather
-				}
-				select {
-				case <-next.ready:
-					batch = append(batch, next)
-				default: // not ready: send what is, then wait for it
-					enc = c.write(batch, enc)
-					batch = batch[:0]
-					<-next.ready
-					batch = append(batch, next)
-				}
-			default:
-				break gather
-			}
-		}
-		enc = c.write(batch, enc)
-	}
-}
-
-// write encodes and sends the answers. After a failure it only releases them.
-func (c *conn) write(batch []*reply, enc []byte) []byte {
-	enc = enc[:0]
-	var bufs net.Buffers
-	for _, r := range batch {
-		if r.bufs != nil {
-			bufs = append(bufs, r.bufs...)
-		} else {
-			enc = appendResponse(enc, r)
-		}
-		c.s.observer.Request(r.api.name, r.version, 0, time.Since(r.began))
-	}
-	if len(enc) > 0 {
-		bufs = append(net.Buffers{enc}, bufs...)
-	}
-	if !c.dead.Load() {
-		_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.limits.Write))
-		if _, err := bufs.WriteTo(c.nc); err != nil {
-			c.dead.Store(true)
-			c.stop()
-			c.nc.Close() // wakes the reader
-		}
-	}
-	for _, r := range batch {
-		if r.release != nil {
-			r.release()
-		}
-	}
-	if cap(enc) > 1<<20 {
-		return nil
-	}
-	return enc
-}
-
-// appendResponse appends a framed response.
-func appendResponse(b []byte, r *reply) []byte {
-	start := len(b)
-	b = append(b, 0, 0, 0, 0)
-	b = binary.BigEndian.AppendUint32(b, r.corr)
-	// The header of an ApiVersions response never has tags (KIP-511).
-	if r.resp.IsFlexible() && r.resp.Key() != kmsg.ApiVersions.Int16() {
-		b = append(b, 0)
-	}
-	b = r.resp.AppendTo(b)
-	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-4))
-	return b
 }

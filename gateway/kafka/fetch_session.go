@@ -22,6 +22,8 @@ type fetchPart struct {
 	epoch     int32 // current leader epoch, -1 none
 	lastEpoch int32 // of the last fetched record, -1 none
 
+	elem *list.Element // in its session's order
+
 	// What the client was told last, to leave out what has not changed.
 	told      bool
 	toldHW    int64
@@ -39,47 +41,53 @@ func (p *fetchPart) key() fetchKey { return fetchKey{p.name, p.id, p.partition} 
 // fetchSession is an incremental fetch session (KIP-227): the server remembers
 // the partitions, the client sends only what changes.
 type fetchSession struct {
-	id    int32
-	elem  *list.Element
-	used  time.Time
-	inUse bool
+	id     int32
+	usesID bool // made by version 13 or later, which name topics by id
 
-	mu    sync.Mutex
-	epoch int32 // the next one expected
-	parts []*fetchPart
-	index map[fetchKey]int
+	// Guarded by the cache's mutex.
+	elem *list.Element
+	used time.Time
+	rows int // partitions as the cache counts them
+
+	mu    sync.Mutex // held while a request of the session is handled
+	epoch int32      // the next one expected
+	order *list.List // of *fetchPart
+	index map[fetchKey]*fetchPart
 }
 
-// sessionCache holds a bounded number of sessions; when it is full the least
-// recently used one gives way, if it has not been used for minEvict.
+// sessionCache holds a bounded number of sessions with a bounded number of
+// partitions; when it is full the least recently used one gives way, if it has
+// not been used for minEvict.
 type sessionCache struct {
-	limit int
-	mu    sync.Mutex
-	byID  map[int32]*fetchSession
-	lru   *list.List
+	limit, maxRows int
+
+	mu   sync.Mutex
+	byID map[int32]*fetchSession
+	lru  *list.List
+	rows int
 }
 
 // minEvict is how long a session is safe from others (Kafka's
 // min.incremental.fetch.session.eviction.ms).
 const minEvict = 2 * time.Minute
 
-func newSessionCache(limit int) *sessionCache {
-	return &sessionCache{limit: limit, byID: map[int32]*fetchSession{}, lru: list.New()}
+func newSessionCache(limit, maxRows int) *sessionCache {
+	return &sessionCache{limit: limit, maxRows: maxRows, byID: map[int32]*fetchSession{}, lru: list.New()}
 }
 
 // create makes a session, or returns nil when there is no room.
-func (c *sessionCache) create(parts []*fetchPart) *fetchSession {
+func (c *sessionCache) create(parts []*fetchPart, usesID bool, now time.Time) *fetchSession {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.byID) >= c.limit {
-		old := c.lru.Front().Value.(*fetchSession)
-		if time.Since(old.used) < minEvict {
+	for len(c.byID) >= c.limit || c.rows+len(parts) > c.maxRows {
+		first := c.lru.Front()
+		if first == nil || now.Sub(first.Value.(*fetchSession).used) < minEvict {
 			return nil
 		}
-		c.dropLocked(old)
+		c.dropLocked(first.Value.(*fetchSession))
 	}
-	s := &fetchSession{epoch: 1, used: time.Now(), index: make(map[fetchKey]int, len(parts))}
-	for s.id == 0 || c.byID[s.id] != nil {
+	s := &fetchSession{epoch: 1, usesID: usesID, used: now, rows: len(parts), order: list.New(), index: make(map[fetchKey]*fetchPart, len(parts))}
+	for s.id <= 0 || c.byID[s.id] != nil {
 		s.id = rand.Int32()
 	}
 	for _, p := range parts {
@@ -87,12 +95,14 @@ func (c *sessionCache) create(parts []*fetchPart) *fetchSession {
 	}
 	s.elem = c.lru.PushBack(s)
 	c.byID[s.id] = s
+	c.rows += s.rows
 	return s
 }
 
 func (c *sessionCache) dropLocked(s *fetchSession) {
 	delete(c.byID, s.id)
 	c.lru.Remove(s.elem)
+	c.rows -= s.rows
 }
 
 func (c *sessionCache) drop(id int32) {
@@ -114,49 +124,57 @@ func (c *sessionCache) get(id int32) *fetchSession {
 	return s
 }
 
-// set adds or replaces a partition, keeping what the client was told of it.
-func (s *fetchSession) set(p *fetchPart) {
-	if i, ok := s.index[p.key()]; ok {
-		old := s.parts[i]
-		p.told, p.toldHW, p.toldStart = old.told, old.toldHW, old.toldStart
-		s.parts[i] = p
-		return
+// count takes note of how many partitions a session has. When there is no room
+// for them the session is dropped and false returned.
+func (c *sessionCache) count(s *fetchSession, rows int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byID[s.id] != s {
+		return true // dropped meanwhile: this is its last request
 	}
-	s.index[p.key()] = len(s.parts)
-	s.parts = append(s.parts, p)
+	if rows > s.rows && c.rows+rows-s.rows > c.maxRows {
+		c.dropLocked(s)
+		return false
+	}
+	c.rows += rows - s.rows
+	s.rows = rows
+	return true
+}
+
+// set adds or replaces a partition, keeping its place and what the client was
+// told of it.
+func (s *fetchSession) set(p *fetchPart) {
+	if old := s.index[p.key()]; old != nil {
+		p.told, p.toldHW, p.toldStart, p.elem = old.told, old.toldHW, old.toldStart, old.elem
+		p.elem.Value = p
+	} else {
+		p.elem = s.order.PushBack(p)
+	}
+	s.index[p.key()] = p
 }
 
 func (s *fetchSession) forget(k fetchKey) {
-	i, ok := s.index[k]
-	if !ok {
-		return
-	}
-	s.parts = append(s.parts[:i], s.parts[i+1:]...)
-	delete(s.index, k)
-	for j := i; j < len(s.parts); j++ {
-		s.index[s.parts[j].key()] = j
+	if p := s.index[k]; p != nil {
+		s.order.Remove(p.elem)
+		delete(s.index, k)
 	}
 }
 
-// rotate moves the first n partitions to the end, so that those which got data
-// do not starve the others.
-func (s *fetchSession) rotate(served map[*fetchPart]bool) {
-	if len(served) == 0 || len(served) == len(s.parts) && len(s.parts) == 1 {
-		return
+// rotate moves the partitions which got data to the end, so that they do not
+// starve the others.
+func (s *fetchSession) rotate(served []*fetchPart) {
+	for _, p := range served {
+		s.order.MoveToBack(p.elem)
 	}
-	rest := make([]*fetchPart, 0, len(s.parts))
-	var tail []*fetchPart
-	for _, p := range s.parts {
-		if served[p] {
-			tail = append(tail, p)
-		} else {
-			rest = append(rest, p)
-		}
+}
+
+// snapshot returns the partitions in order.
+func (s *fetchSession) snapshot() []*fetchPart {
+	out := make([]*fetchPart, 0, s.order.Len())
+	for e := s.order.Front(); e != nil; e = e.Next() {
+		out = append(out, e.Value.(*fetchPart))
 	}
-	s.parts = append(rest, tail...)
-	for i, p := range s.parts {
-		s.index[p.key()] = i
-	}
+	return out
 }
 
 // fetchContext is what one request fetches, and in which session.
@@ -187,21 +205,32 @@ func (c *sessionCache) open(req *kmsg.FetchRequest) (*fetchContext, error) {
 		if req.SessionID != 0 {
 			c.drop(req.SessionID)
 		}
-		s := c.create(parts)
+		s := c.create(parts, req.Version >= 13, time.Now())
 		if s == nil {
 			return &fetchContext{parts: parts}, nil
 		}
 		s.mu.Lock()
-		return &fetchContext{session: s, parts: append([]*fetchPart(nil), s.parts...)}, nil
+		return &fetchContext{session: s, parts: s.snapshot()}, nil
 	}
 	s := c.get(req.SessionID)
 	if s == nil {
 		return nil, kerr.FetchSessionIDNotFound
 	}
 	s.mu.Lock()
-	if s.epoch != req.SessionEpoch {
+	if err := c.advance(s, req, parts); err != nil {
 		s.mu.Unlock()
-		return nil, kerr.InvalidFetchSessionEpoch
+		return nil, err
+	}
+	return &fetchContext{session: s, incremental: true, parts: s.snapshot()}, nil
+}
+
+// advance applies an increment to a session.
+func (c *sessionCache) advance(s *fetchSession, req *kmsg.FetchRequest, parts []*fetchPart) error {
+	switch {
+	case s.usesID != (req.Version >= 13):
+		return kerr.FetchSessionTopicIDError
+	case s.epoch != req.SessionEpoch:
+		return kerr.InvalidFetchSessionEpoch
 	}
 	if s.epoch++; s.epoch <= 0 {
 		s.epoch = 1
@@ -214,7 +243,10 @@ func (c *sessionCache) open(req *kmsg.FetchRequest) (*fetchContext, error) {
 	for _, p := range parts {
 		s.set(p)
 	}
-	return &fetchContext{session: s, incremental: true, parts: append([]*fetchPart(nil), s.parts...)}, nil
+	if !c.count(s, len(s.index)) {
+		return kerr.FetchSessionIDNotFound
+	}
+	return nil
 }
 
 func requestParts(req *kmsg.FetchRequest) []*fetchPart {

@@ -31,28 +31,28 @@ func (p *framePool) read(br *bufio.Reader, size int) (*frame, error) {
 		return nil, err
 	}
 	f := p.get(min(size, frameStep))
-	for {
-		f.b = f.b[:min(size, cap(f.b))]
-		return f, p.fill(br, f, size)
+	f.b = f.b[:min(size, cap(f.b))]
+	if err := p.fill(br, f, size); err != nil {
+		p.put(f)
+		return nil, err
 	}
+	return f, nil
 }
 
+// fill reads size bytes into f, which grows with them.
 func (p *framePool) fill(br *bufio.Reader, f *frame, size int) error {
 	have := 0
 	for {
 		n, err := io.ReadFull(br, f.b[have:])
 		have += n
-		if err != nil {
-			p.put(f)
+		if err != nil || have == size {
 			return err
 		}
-		if have == size {
-			return nil
-		}
 		bigger := p.get(min(size, 2*have))
-		copy(bigger.b[:cap(bigger.b)], f.b[:have])
-		p.put(&frame{b: f.b, class: f.class})
-		f.b, f.class = bigger.b[:min(size, cap(bigger.b))], bigger.class
+		copy(bigger.b, f.b)
+		*f, *bigger = *bigger, *f
+		p.put(bigger)
+		f.b = f.b[:min(size, cap(f.b))]
 	}
 }
 
@@ -71,6 +71,7 @@ func (p *framePool) get(size int) *frame {
 	return &frame{b: make([]byte, 1<<class), class: class}
 }
 
+// put takes back a frame: nothing may refer to its bytes any more.
 func (p *framePool) put(f *frame) {
 	if f.class <= maxFrameClass {
 		p.classes[f.class].Put(f)

@@ -30,9 +30,10 @@ type Limits struct {
 	MaxPipelined   int           // requests of a connection that wait for their answer: 256
 	MaxFetchBytes  int           // bytes of one Fetch response: 55 MiB (fetch.max.bytes)
 	MaxSessions    int           // incremental fetch sessions: 1,000 (max.incremental.fetch.session.cache.slots)
+	MaxSessionRows int           // partitions in all of them: 500,000
 	Idle           time.Duration // without a request: 10 min (connections.max.idle.ms)
 	Frame          time.Duration // for a frame that has begun: 30 s
-	Write          time.Duration // for a response to leave: 60 s
+	Write          time.Duration // for 64 KiB of a response to leave, or the rest: 60 s
 }
 
 func (l *Limits) setDefaults() {
@@ -44,6 +45,7 @@ func (l *Limits) setDefaults() {
 	def(&l.MaxPipelined, 256)
 	def(&l.MaxFetchBytes, 55<<20)
 	def(&l.MaxSessions, 1_000)
+	def(&l.MaxSessionRows, 500_000)
 	def(&l.Idle, 10*time.Minute)
 	def(&l.Frame, 30*time.Second)
 	def(&l.Write, time.Minute)
@@ -92,9 +94,10 @@ type Server struct {
 	limits   Limits
 	observer Observer
 	log      *slog.Logger
-	apis     map[int16]api
+	apis     map[int16]*api
 	inFlight *semaphore.Weighted
 	frames   framePool
+	calls    sync.Pool // of *produceCall
 	sessions *sessionCache
 
 	ctx    context.Context // ends when Shutdown begins
@@ -117,12 +120,12 @@ func NewServer(o Options) *Server {
 	if o.Observer == nil {
 		o.Observer = noObserver{}
 	}
-	s := &Server{b: o.Broker, limits: o.Limits, observer: o.Observer, log: o.Logger, apis: map[int16]api{},
-		inFlight: semaphore.NewWeighted(o.Limits.MaxInFlight), sessions: newSessionCache(o.Limits.MaxSessions),
+	s := &Server{b: o.Broker, limits: o.Limits, observer: o.Observer, log: o.Logger, apis: map[int16]*api{},
+		inFlight: semaphore.NewWeighted(o.Limits.MaxInFlight), sessions: newSessionCache(o.Limits.MaxSessions, o.Limits.MaxSessionRows),
 		listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{}, perAddr: map[string]int{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for _, a := range s.table() {
-		s.apis[a.key] = a
+		s.apis[a.key] = &a
 	}
 	return s
 }
@@ -181,9 +184,10 @@ func (s *Server) start(nc net.Conn) {
 	defer s.mu.Unlock()
 	if s.closed || len(s.conns) >= s.limits.MaxConnections || s.perAddr[host] >= s.limits.MaxPerAddress {
 		nc.Close()
+		s.log.Debug("connection refused", "client", host, "open", len(s.conns), "of this address", s.perAddr[host])
 		return
 	}
-	c := newConn(s, nc, host)
+	c := newConn(s, nc)
 	s.conns[c] = struct{}{}
 	s.perAddr[host]++
 	s.observer.Connections(len(s.conns))
