@@ -28,7 +28,10 @@ type flight struct {
 // that may be wanted again, and loads each missing block once however many
 // ask for it. The buffers are recycled.
 type blockCache struct {
-	load      func(ctx context.Context, id blockID, buf []byte) (keep func(), err error)
+	// load fills buf; with fresh it must come from the bucket. keep, if not
+	// nil, is called when those who wait have been told, and unkeep when the
+	// block was dropped meanwhile.
+	load      func(ctx context.Context, id blockID, buf []byte, fresh bool) (keep, unkeep func(), err error)
 	ctx       context.Context // of the loads: they outlive who asked
 	wg        *sync.WaitGroup
 	blockSize int
@@ -38,9 +41,10 @@ type blockCache struct {
 	mu      sync.Mutex
 	blocks  map[blockID]*block
 	flights map[blockID]*flight
-	idle    *list.List // least recently used first
-	free    [][]byte   // spare buffers
-	buffers int        // allocated: in use, idle and spare
+	idle    *list.List           // least recently used first
+	suspect map[blockID]struct{} // dropped because of wrong bytes
+	free    [][]byte             // spare buffers
+	buffers int                  // allocated: in use, idle and spare
 	room    []chan struct{}
 	ahead   int
 	stats   blockStats
@@ -120,13 +124,16 @@ func (c *blockCache) start(id blockID, length int, ahead bool) *flight {
 func (c *blockCache) run(f *flight, id blockID, length int, ahead bool) {
 	defer c.wg.Done()
 	buf, err := c.buffer(c.ctx)
-	var keep func()
+	var keep, unkeep func()
 	if err == nil {
 		buf = buf[:length]
-		keep, err = c.load(c.ctx, id, buf)
+		keep, unkeep, err = c.load(c.ctx, id, buf, c.isSuspect(id))
 	}
 	c.mu.Lock()
 	delete(c.flights, id)
+	if err == nil {
+		delete(c.suspect, id)
+	}
 	if ahead {
 		c.ahead--
 	}
@@ -146,8 +153,24 @@ func (c *blockCache) run(f *flight, id blockID, length int, ahead bool) {
 	c.mu.Unlock()
 	if keep != nil {
 		keep()
+		if c.isGone(b) {
+			unkeep()
+		}
 	}
 	c.release(b)
+}
+
+func (c *blockCache) isSuspect(id blockID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.suspect[id]
+	return ok
+}
+
+func (c *blockCache) isGone(b *block) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return b.gone
 }
 
 // buffer returns a buffer of blockSize bytes, waiting until there is room.
@@ -247,10 +270,18 @@ func (c *blockCache) release(b *block) {
 	c.unuse(b)
 }
 
-// drop makes the next get load the block anew.
+// maxSuspects bounds the blocks remembered as wrong; they are few, as each is
+// forgotten when it was loaded again.
+const maxSuspects = 1024
+
+// drop gives up a block with wrong bytes: the next get loads it from the bucket.
 func (c *blockCache) drop(id blockID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if len(c.suspect) >= maxSuspects {
+		clear(c.suspect)
+	}
+	c.suspect[id] = struct{}{}
 	b := c.blocks[id]
 	if b == nil {
 		return

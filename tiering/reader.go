@@ -153,6 +153,7 @@ func NewReader(o ReaderOptions) (*Reader, error) {
 		load: r.loadBlock, ctx: r.ctx, wg: &r.wg, blockSize: int(o.BlockBytes), slots: slots,
 		maxAhead: max(1, min(o.Concurrency*3/4, slots/2)),
 		blocks:   map[blockID]*block{}, flights: map[blockID]*flight{}, idle: list.New(),
+		suspect: map[blockID]struct{}{},
 	}
 	r.trailers = newMemo(r.ctx, &r.wg, o.MemoryBytes/8, r.loadTrailer)
 	r.resultsN = o.MemoryBytes * 3 / 8
@@ -298,20 +299,20 @@ func (r *Reader) loadTrailer(ctx context.Context, k SegmentKey, arg any) (*segme
 	}
 }
 
-// loadBlock fills buf from the disk cache or else from the bucket; keep then
-// puts it into the disk cache.
-func (r *Reader) loadBlock(ctx context.Context, id blockID, buf []byte) (keep func(), err error) {
-	if r.disk != nil && r.disk.get(id, buf) {
+// loadBlock fills buf from the disk cache, unless fresh, or else from the
+// bucket; keep then puts it into the disk cache and unkeep takes it out.
+func (r *Reader) loadBlock(ctx context.Context, id blockID, buf []byte, fresh bool) (keep, unkeep func(), err error) {
+	if r.disk != nil && !fresh && r.disk.get(id, buf) {
 		r.count(func(s *ReaderStats) { s.DiskHits++ })
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err := r.fetcher.fetch(ctx, id.key, id.block*r.o.BlockBytes, buf); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if r.disk == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
-	return func() { r.disk.put(id, buf) }, nil
+	return func() { r.disk.put(id, buf) }, func() { r.disk.drop(id) }, nil
 }
 
 // blockLen is the length of block n of a row's log.
