@@ -1,0 +1,187 @@
+// Package layers holds the promises of docs/architecture.md about the tree:
+// imports go downwards, and functions, files and interfaces stay small.
+package layers
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cirrolog/cirrolog/internal/testenv"
+)
+
+const module = "github.com/cirrolog/cirrolog/"
+
+// allowed lists, for each package (or, with "/…", all below it), what of this
+// module it may import besides its own sub-packages' internals.
+var allowed = map[string][]string{
+	"storage/ids":                 {},
+	"storage/vfs":                 {},
+	"storage/batch":               {},
+	"storage/wal":                 {"storage/ids"},
+	"tiering/objstore":            {},
+	"metadata/kv":                 {},
+	"storage/wal/ring":            {"storage/wal", "storage/batch", "storage/vfs", "storage/ids"},
+	"storage/segment":             {"storage/batch", "storage/ids"},
+	"metadata/kv/bolt":            {"metadata/kv"},
+	"tiering/objstore/dir":        {"tiering/objstore", "storage/vfs"},
+	"tiering/objstore/internal/…": {"tiering/objstore"},
+	"tiering/objstore/s3":         {"tiering/objstore", "tiering/objstore/internal/s3core"},
+	"tiering/objstore/minio":      {"tiering/objstore", "tiering/objstore/internal/s3core"},
+	"tiering/objstore/bucketurl":  {"tiering/objstore", "tiering/objstore/…", "storage/vfs"},
+	"storage":                     {"storage/…"},
+	// tiering uses the segment format, the bytes that disk and bucket share; see
+	// docs/design/001-one-trailer.md.
+	"tiering":           {"tiering/objstore", "storage/batch", "storage/segment", "storage/ids", "storage/vfs", "storage/wal"},
+	"metadata":          {"metadata/kv", "tiering/objstore", "storage/ids"},
+	"services/broker":   {"storage", "storage/…", "tiering", "tiering/objstore", "metadata"},
+	"gateway/kafka":     {"services/broker", "metadata", "storage/batch", "storage/ids"},
+	"services/agent":    {"gateway/…", "services/broker", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
+	"services/cli":      {"services/agent", "services/broker", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
+	"services/cirrolog": {"services/agent", "services/cli"},
+}
+
+// testOnly packages serve tests: they may import anything, and nobody but
+// tests may import them.
+func testOnly(pkg string) bool {
+	for _, s := range []string{"waltest", "objstoretest", "kvtest"} {
+		if strings.HasSuffix(pkg, "/"+s) {
+			return true
+		}
+	}
+	return strings.HasPrefix(pkg, "localstack/") || strings.HasPrefix(pkg, "internal/")
+}
+
+// only lists dependencies from outside that belong to certain packages.
+var only = map[string][]string{
+	"github.com/twmb/franz-go/pkg/kmsg": {"gateway/kafka", "services/cli"}, // the server's codec; the client verbs' requests
+	"github.com/aws/":                   {"tiering/objstore/s3", "tiering/objstore/internal/…"},
+	"github.com/minio/":                 {"tiering/objstore/minio"},
+	"go.etcd.io/bbolt":                  {"metadata/kv/bolt"},
+}
+
+// large lists what may be over the budget, with the reason.
+var large = map[string]string{}
+
+func match(list []string, pkg string) bool {
+	for _, p := range list {
+		if p == pkg || strings.HasSuffix(p, "/…") && strings.HasPrefix(pkg, strings.TrimSuffix(p, "…")) {
+			return true
+		}
+	}
+	return false
+}
+
+type file struct {
+	pkg, path string
+	set       *token.FileSet
+	ast       *ast.File
+}
+
+// sources parses all Go files of the module but tests.
+func sources(t *testing.T) (out []file) {
+	root := testenv.Root()
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(root, path)
+		rel = filepath.ToSlash(rel)
+		if d.IsDir() {
+			if rel != "." && (strings.HasPrefix(d.Name(), ".") || rel == "localstack/bench" || d.Name() == "testdata" || rel == "data") {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(rel, ".go") || strings.HasSuffix(rel, "_test.go") {
+			return nil
+		}
+		set := token.NewFileSet()
+		f, err := parser.ParseFile(set, path, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		out = append(out, file{pkg: filepath.ToSlash(filepath.Dir(rel)), path: rel, set: set, ast: f})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestImports(t *testing.T) {
+	for _, f := range sources(t) {
+		if testOnly(f.pkg) {
+			continue
+		}
+		list, known := allowed[f.pkg]
+		if !known {
+			for p, l := range allowed {
+				if match([]string{p}, f.pkg) {
+					list, known = l, true
+				}
+			}
+		}
+		if !known {
+			t.Errorf("%s: package %s has no layer: add it to the table and to docs/architecture.md", f.path, f.pkg)
+			continue
+		}
+		for _, imp := range f.ast.Imports {
+			path, _ := strconv.Unquote(imp.Path.Value)
+			for prefix, owners := range only {
+				if strings.HasPrefix(path, prefix) && !match(owners, f.pkg) {
+					t.Errorf("%s imports %s, which only %v may", f.path, path, owners)
+				}
+			}
+			if pkg, ours := strings.CutPrefix(path, module); ours && !match(list, pkg) {
+				t.Errorf("%s imports %s: not below package %s", f.path, pkg, f.pkg)
+			}
+		}
+	}
+}
+
+const (
+	maxFunction  = 75
+	maxFile      = 620
+	maxInterface = 8
+)
+
+func TestSizes(t *testing.T) {
+	for _, f := range sources(t) {
+		over := func(what string, n, limit int) {
+			if n > limit && large[what] == "" {
+				t.Errorf("%s: %s has %d, the budget is %d: is it one thing?", f.path, what, n, limit)
+			}
+		}
+		over(f.path+" lines", f.set.Position(f.ast.End()).Line, maxFile)
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				over(n.Name.Name+" lines", f.set.Position(n.End()).Line-f.set.Position(n.Pos()).Line+1, maxFunction)
+			case *ast.TypeSpec:
+				if i, ok := n.Type.(*ast.InterfaceType); ok {
+					over(n.Name.Name+" methods", len(i.Methods.List), maxInterface)
+				}
+			}
+			return true
+		})
+	}
+}
+
+func TestPackageComments(t *testing.T) {
+	has := map[string]bool{}
+	for _, f := range sources(t) {
+		has[f.pkg] = has[f.pkg] || f.ast.Doc != nil
+	}
+	for pkg, ok := range has {
+		if !ok {
+			t.Errorf("package %s has no package comment", pkg)
+		}
+	}
+}
