@@ -204,8 +204,10 @@ func (o *outcome) err() error {
 	if o.first == nil {
 		return nil
 	}
-	return fmt.Errorf("%d records were not produced: %w", o.failed.Load(), o.first)
+	return fmt.Errorf("%d %w: %w", o.failed.Load(), errNotProduced, o.first)
 }
+
+var errNotProduced = errors.New("records were not produced")
 
 // finalNewline ends its input with a newline, so that the last line counts
 // without one.

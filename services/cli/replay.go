@@ -239,6 +239,9 @@ func (r *replayer) run(ctx context.Context, stderr io.Writer) error {
 	// What was written is worth keeping, also when ctx has ended.
 	r.state.Done = err == nil && missing == nil
 	serr := r.save(context.WithoutCancel(ctx))
+	if errors.Is(err, errNotProduced) && errors.Is(serr, errNotProduced) {
+		err = nil // serr counts them all
+	}
 	if r.bar != nil {
 		_ = r.bar.Finish()
 	}

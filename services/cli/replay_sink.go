@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -104,16 +105,36 @@ func (a *app) newTopicSink(ctx context.Context, topic, codec string) (*topicSink
 	if err != nil {
 		return nil, err
 	}
-	cl, err := a.client(ctx, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(c), kgo.ProducerBatchMaxBytes(16<<20))
+	s := &topicSink{topic: topic}
+	var limit int32
+	err = a.withAdmin(ctx, func(ctx context.Context, adm *kadm.Client) error {
+		d, err := oneTopic(ctx, adm, topic)
+		if err != nil {
+			return err
+		}
+		s.partitions = int32(len(d.Partitions))
+		limit, err = maxBatch(ctx, adm, topic)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	d, err := oneTopic(ctx, kadm.NewClient(cl), topic)
+	s.cl, err = a.client(ctx, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(c), kgo.ProducerBatchMaxBytes(limit))
+	return s, err
+}
+
+// maxBatch is the largest batch a topic takes, in bytes.
+func maxBatch(ctx context.Context, adm *kadm.Client, topic string) (int32, error) {
+	configs, err := topicConfigs(ctx, adm, topic)
 	if err != nil {
-		cl.Close()
-		return nil, err
+		return 0, err
 	}
-	return &topicSink{cl: cl, topic: topic, partitions: int32(len(d.Partitions))}, nil
+	for _, c := range configs {
+		if n, err := strconv.ParseInt(c.MaybeValue(), 10, 32); c.Key == "max.message.bytes" && err == nil && n > 0 {
+			return int32(min(n, 64<<20)), nil
+		}
+	}
+	return 1_000_000, nil
 }
 
 func (s *topicSink) write(ctx context.Context, r *kgo.Record) error {

@@ -142,4 +142,3 @@ func choosePartitions(d kadm.TopicDetail, asked []int32) ([]int32, error) {
 	}
 	return asked, nil
 }
-
