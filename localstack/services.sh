@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Starts and stops the servers that tests can use: MinIO on loopback.
+#   services.sh up | down
+set -euo pipefail
+cd "$(dirname "$0")/.."
+run=.cache/services
+mkdir -p "$run"
+case ${1:-} in
+up)
+  if [ -f "$run/minio.pid" ] && kill -0 "$(cat "$run/minio.pid")" 2>/dev/null; then echo "minio runs already"; exit 0; fi
+  [ -x .cache/bin/minio ] || { echo "no .cache/bin/minio: run make deps" >&2; exit 1; }
+  MINIO_ROOT_USER=cirrolog MINIO_ROOT_PASSWORD=cirrolog-secret nohup .cache/bin/minio server --quiet --address 127.0.0.1:9000 --console-address 127.0.0.1:0 "$run/minio-data" > "$run/minio.log" 2>&1 &
+  echo $! > "$run/minio.pid"
+  for _ in $(seq 100); do
+    if (exec 3<>/dev/tcp/127.0.0.1/9000) 2>/dev/null; then
+      echo "minio: http://127.0.0.1:9000 user cirrolog password cirrolog-secret (export AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+      exit 0
+    fi
+    sleep 0.1
+  done
+  echo "minio did not start: $run/minio.log" >&2
+  exit 1;;
+down)
+  if [ -f "$run/minio.pid" ]; then kill "$(cat "$run/minio.pid")" 2>/dev/null || true; rm -f "$run/minio.pid"; fi;;
+*) sed -n 2,3p "$0"; exit 2;;
+esac
