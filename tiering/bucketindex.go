@@ -98,6 +98,8 @@ func (x *BucketIndex) Segments(ctx context.Context, tp ids.TopicPartition, from 
 			switch {
 			case errs[i] == nil:
 				x.cache(rows[i])
+			case errors.Is(errs[i], objstore.ErrNotFound):
+				errs[i] = nil // deleted since the list was read; left out below
 			case errors.Is(errs[i], ErrDamaged):
 				// Its reads fail, those of its neighbours do not.
 				rows[i], errs[i] = Segment{SegmentKey: ob.SegmentKey, Size: ob.info.Size, LogSize: -1, MinTimestamp: -1, MaxTimestamp: -1}, nil
@@ -108,7 +110,7 @@ func (x *BucketIndex) Segments(ctx context.Context, tp ids.TopicPartition, from 
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("read segments of %s: %w", tp, err)
 	}
-	return rows, nil
+	return slices.DeleteFunc(rows, func(r Segment) bool { return r.Size == 0 }), nil
 }
 
 // Add implements Index; it always fails.
@@ -180,25 +182,12 @@ func readRow(ctx context.Context, b objstore.Reader, info objstore.ObjectInfo) (
 	if info.Size < segment.FooterSize {
 		return Segment{}, fmt.Errorf("read footer of %s: %w: %d bytes", info.Key, ErrDamaged, info.Size)
 	}
-	var foot []byte
-	for attempt := 1; ; attempt++ {
-		foot, err = getAll(ctx, b, info.Key, info.Size-segment.FooterSize, segment.FooterSize)
-		if err == nil || !objstore.Retriable(err) || attempt == footerAttempts {
-			break
-		}
-		if err := sleep(ctx, backoff{100 * time.Millisecond, 2 * time.Second}.wait(attempt)); err != nil {
-			return Segment{}, err
-		}
+	f, err := readFooter(ctx, b, info)
+	if err != nil && (errors.Is(err, ErrDamaged) || errors.Is(err, segment.ErrVersion)) {
+		f, err = readFooter(ctx, b, info) // the way may have damaged it
 	}
 	if err != nil {
 		return Segment{}, err
-	}
-	f, err := segment.ParseFooter(foot)
-	if err != nil {
-		if errors.Is(err, segment.ErrVersion) {
-			return Segment{}, fmt.Errorf("read footer of %s: %w", info.Key, err)
-		}
-		return Segment{}, fmt.Errorf("read footer of %s: %w: %w", info.Key, ErrDamaged, err)
 	}
 	row := Segment{
 		SegmentKey: k, Size: info.Size, LogSize: f.Meta.LogSize, Records: f.Meta.Records,
@@ -216,6 +205,29 @@ func readRow(ctx context.Context, b objstore.Reader, info objstore.ObjectInfo) (
 
 // footerAttempts is how often a footer is asked for while the store is busy.
 const footerAttempts = 6
+
+// readFooter reads and parses an object's footer.
+func readFooter(ctx context.Context, b objstore.Reader, info objstore.ObjectInfo) (segment.Footer, error) {
+	for attempt := 1; ; attempt++ {
+		foot, err := getAll(ctx, b, info.Key, info.Size-segment.FooterSize, segment.FooterSize)
+		if err == nil {
+			f, err := segment.ParseFooter(foot)
+			switch {
+			case errors.Is(err, segment.ErrVersion):
+				return f, fmt.Errorf("read footer of %s: %w", info.Key, err)
+			case err != nil:
+				return f, fmt.Errorf("read footer of %s: %w: %w", info.Key, ErrDamaged, err)
+			}
+			return f, nil
+		}
+		if !objstore.Retriable(err) || attempt == footerAttempts {
+			return segment.Footer{}, err
+		}
+		if err := sleep(ctx, backoff{100 * time.Millisecond, 2 * time.Second}.wait(attempt)); err != nil {
+			return segment.Footer{}, err
+		}
+	}
+}
 
 // matches checks that a row and the footer of its object are of one segment.
 func matches(row Segment, m segment.Meta) error {

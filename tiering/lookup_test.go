@@ -136,4 +136,13 @@ func TestBucketIndex(t *testing.T) {
 	if _, err := readRow(t.Context(), r.b, objstore.ObjectInfo{Key: row.Key(), Size: int64(len(broken.object))}); !errors.Is(err, ErrDamaged) {
 		t.Errorf("cut object: %v", err)
 	}
+
+	// deleted between LIST and GET
+	if err := r.b.Delete(t.Context(), row.Key()); err != nil {
+		t.Fatal(err)
+	}
+	rows, err = x.Segments(t.Context(), testTP, 2000, 10)
+	if err != nil || len(rows) != 1 {
+		t.Errorf("%d rows, %v", len(rows), err)
+	}
 }

@@ -290,9 +290,10 @@ func (r *Reader) loadTrailer(ctx context.Context, k SegmentKey, arg any) (*segme
 		switch {
 		case err == nil:
 			return idx, n * trailerFactor, nil
+		case attempt == 1: // on the way, perhaps; a flipped version bit too
 		case errors.Is(err, segment.ErrVersion):
 			return nil, 0, fmt.Errorf("read trailer of %s: %w", k.Key(), err)
-		case attempt == 2:
+		default:
 			return nil, 0, fmt.Errorf("read trailer of %s: %w: %w", k.Key(), ErrDamaged, err)
 		}
 		r.count(func(s *ReaderStats) { s.Damaged++ })

@@ -123,6 +123,11 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 		b.unsub()
 		return nil, err
 	}
+	if err := b.checkEnds(); err != nil {
+		b.cancel()
+		b.unsub()
+		return nil, err
+	}
 	b.dropForeignLogs()
 	up, err := tiering.NewUploader(tiering.UploaderOptions{
 		Bucket: o.Bucket, Index: b.index, Local: (*localTier)(b), Incarnation: o.Incarnation, Logger: o.Logger, Now: o.Now,
@@ -235,6 +240,20 @@ func (b *Broker) loadTiered(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// checkEnds refuses a disk that knows less than the segment index: appending
+// there would give offsets a second time.
+func (b *Broker) checkEnds() error {
+	for _, parts := range b.view.Load().parts {
+		for _, p := range parts {
+			if end := p.log.Offsets().End; end < p.tiered.Load() {
+				return fmt.Errorf("%s-%d ends at offset %d on this disk but at %d in the bucket: this is not the disk that wrote it, start with the original data directory",
+					p.topic.Load().Name, p.tp.Partition, end, p.tiered.Load())
+			}
+		}
+	}
+	return nil
 }
 
 // addTiered notes an indexed segment.

@@ -112,3 +112,11 @@ func NewWaiter() *Waiter { return &Waiter{ch: make(chan struct{}, 1)} }
 
 // C is ready after a watched partition's high watermark moved, or it has gone.
 func (w *Waiter) C() <-chan struct{} { return w.ch }
+
+// Wake makes C ready. It does not block.
+func (w *Waiter) Wake() {
+	select {
+	case w.ch <- struct{}{}:
+	default:
+	}
+}
