@@ -18,13 +18,22 @@ import (
 type Limits struct {
 	// MaxBytes is the most that a batch may expand to; 0 means 128 MiB.
 	MaxBytes int
+	// MaxRatio is the most by which it may grow, beyond a first 64 KiB; 0 means
+	// no bound but MaxBytes, because records that are all alike shrink honestly
+	// by a thousand times and more.
+	MaxRatio int
 }
 
-func (l Limits) bytes() int {
-	if l.MaxBytes == 0 {
-		return 128 << 20
+// bytes is the bound for a batch with n bytes of compressed records.
+func (l Limits) bytes(n int) int {
+	limit := l.MaxBytes
+	if limit == 0 {
+		limit = 128 << 20
 	}
-	return l.MaxBytes
+	if l.MaxRatio > 0 {
+		limit = min(limit, 64<<10+l.MaxRatio*n)
+	}
+	return limit
 }
 
 // ErrTooBig is wrapped when a batch expands beyond its limit.
@@ -56,7 +65,7 @@ func Records(b []byte, limits Limits) iter.Seq2[Record, error] {
 		}
 		var raw []byte
 		if err == nil {
-			raw, err = Decompress(h.Codec(), b[HeaderSize:h.Size()], limits.bytes())
+			raw, err = Decompress(h.Codec(), b[HeaderSize:h.Size()], limits.bytes(h.Size()-HeaderSize))
 		}
 		if err != nil {
 			yield(Record{}, err)
@@ -115,13 +124,16 @@ func parseRecord(b []byte, h *Header) (r Record, rest []byte, err error) {
 	b = b[w:]
 	for range n {
 		var k, v []byte
-		if k, b, ok = field(b); !ok {
+		if k, b, ok = field(b); !ok || k == nil {
 			return r, nil, errRecord
 		}
 		if v, b, ok = field(b); !ok {
 			return r, nil, errRecord
 		}
 		r.Headers = append(r.Headers, RecordHeader{Key: string(k), Value: v})
+	}
+	if len(b) != 0 {
+		return r, nil, errRecord
 	}
 	return r, rest, nil
 }
@@ -155,7 +167,7 @@ func Decompress(c Codec, b []byte, limit int) ([]byte, error) {
 		return readAll(lz4.NewReader(bytes.NewReader(b)), c, limit)
 	case CodecZstd:
 		r, err := zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1),
-			zstd.WithDecoderMaxWindow(uint64(max(min(limit, 128<<20), 1<<20))), zstd.WithDecoderLowmem(true))
+			zstd.WithDecoderMaxWindow(uint64(max(min(limit, 128<<20), minWindow))), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return nil, fmt.Errorf("%w: zstd: %w", ErrCorrupt, err)
 		}
@@ -165,10 +177,14 @@ func Decompress(c Codec, b []byte, limit int) ([]byte, error) {
 	return nil, fmt.Errorf("%w: %d", ErrCodec, c)
 }
 
+// minWindow is the zstd window that every decoder should grant (RFC 8878):
+// encoders declare it before they know how little will follow.
+const minWindow = 8 << 20
+
 // readAll grows with what really comes out, never with what a header claims.
 func readAll(r io.Reader, c Codec, limit int) ([]byte, error) {
 	out, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
-	if len(out) > limit {
+	if len(out) > limit || errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
 		return nil, fmt.Errorf("%w: %s, %d bytes", ErrTooBig, c, limit)
 	}
 	if err != nil {
