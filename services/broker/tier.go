@@ -101,7 +101,7 @@ func (p *Partition) closedLocal(out []tiering.LocalSegment) []tiering.LocalSegme
 				if err != nil {
 					return nil, err
 				}
-				return &source{SegmentReader: r}, nil
+				return &source{SegmentReader: r, epoch: p.LeaderEpoch()}, nil
 			}})
 	}
 	return out
@@ -117,13 +117,18 @@ func (t *localTier) Tiered(s tiering.Segment) {
 }
 
 // source is a closed local segment as the uploader reads it.
-type source struct{ *storage.SegmentReader }
+type source struct {
+	*storage.SegmentReader
+	// epoch is the one that this agent leads the partition with now. A segment
+	// may hold batches of older ones, but it is this leader that indexes it.
+	epoch int32
+}
 
 // Segment implements tiering.Source.
 func (s *source) Segment() tiering.Segment {
 	m := s.Index().Meta
 	return tiering.Segment{
-		SegmentKey: tiering.SegmentKey{TP: m.TP, Base: m.Base, Last: m.Last, Epoch: m.Epoch},
+		SegmentKey: tiering.SegmentKey{TP: m.TP, Base: m.Base, Last: m.Last, Epoch: s.epoch},
 		LogSize:    m.LogSize, Records: m.Records, MinTimestamp: m.MinTimestamp, MaxTimestamp: m.MaxTimestamp, LastStable: m.LastStable,
 	}
 }
