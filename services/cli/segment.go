@@ -15,7 +15,7 @@ func (a *app) segmentCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "segment", Short: "List, print and verify segments", Args: args(cobra.NoArgs), RunE: needsVerb,
 	}
-	cmd.AddCommand(a.segmentListCmd())
+	cmd.AddCommand(a.segmentListCmd(), a.segmentDumpCmd(), a.segmentVerifyCmd())
 	return cmd
 }
 

@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cirrolog/cirrolog/storage/segment"
+	"github.com/cirrolog/cirrolog/storage/vfs"
+	"github.com/cirrolog/cirrolog/tiering/objstore"
+	"github.com/cirrolog/cirrolog/tiering/objstore/bucketurl"
+)
+
+// segmentBytes is a file or a bucket object.
+type segmentBytes struct {
+	io.ReaderAt
+	size  int64
+	close func() error
+}
+
+// openSegment opens a path, or with bucket a key of it.
+func openSegment(ctx context.Context, bucket objstore.Bucket, name string) (*segmentBytes, error) {
+	if bucket != nil {
+		info, err := bucket.Head(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", name, err)
+		}
+		return &segmentBytes{&objectReader{ctx: ctx, bucket: bucket, key: name}, info.Size, func() error { return nil }}, nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("open segment: %w", err)
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("open segment: %s is not a file", name)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &segmentBytes{f, fi.Size(), f.Close}, nil
+}
+
+// objectReader is an io.ReaderAt over a bucket object.
+type objectReader struct {
+	ctx    context.Context // of the command
+	bucket objstore.Reader
+	key    string
+}
+
+func (o *objectReader) ReadAt(p []byte, at int64) (int, error) {
+	var n int
+	err := objstore.Retry{}.Do(o.ctx, func() error {
+		r, _, err := o.bucket.Get(o.ctx, o.key, at, int64(len(p)))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = r.Close() }()
+		n, err = io.ReadFull(r, p)
+		return err
+	})
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, objstore.ErrRange) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// eachSegment calls f for each name and goes on after errors.
+func eachSegment(ctx context.Context, url string, names []string, f func(name string, s *segmentBytes) error) error {
+	var bucket objstore.Bucket
+	if url != "" {
+		var err error
+		if bucket, err = bucketurl.Open(ctx, url, bucketurl.Options{FS: vfs.OS()}); err != nil {
+			return err
+		}
+		defer func() { _ = objstore.Close(bucket) }()
+	}
+	var errs []error
+	done := 0
+	for _, name := range names {
+		s, err := openSegment(ctx, bucket, name)
+		if err == nil {
+			err = errors.Join(f(name, s), s.close())
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			continue
+		}
+		done++
+	}
+	return someFailed(errs, done)
+}
+
+func (a *app) segmentDumpCmd() *cobra.Command {
+	var bucket string
+	var o segment.DumpOptions
+	cmd := &cobra.Command{
+		Use: "dump FILE...", Short: "Print the batches and indexes of segment files or bucket objects",
+		Long: "Print .log files, .idx files or bucket objects, batches in the words of Kafka's DumpLogSegments. With --bucket,\n" +
+			"FILE is a key as `segment ls` shows it. The exit code is not 0 when something in them is damaged.",
+		Args: args(cobra.MinimumNArgs(1)),
+	}
+	f := cmd.Flags()
+	f.StringVar(&bucket, "bucket", "", "bucket of the keys: dir://PATH or s3://BUCKET/PREFIX?…")
+	f.BoolVar(&o.Records, "records", false, "print records with key and value too")
+	f.BoolVar(&o.NoBatches, "index-only", false, "only the index of an object")
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		return eachSegment(cmd.Context(), bucket, names, func(name string, s *segmentBytes) error {
+			o := o
+			o.Name = name
+			return segment.Dump(cmd.OutOrStdout(), s, s.size, o)
+		})
+	}
+	return cmd
+}
+
+// verified is a line of segment verify.
+type verified struct {
+	File    string `json:"file"`
+	Kind    string `json:"kind"`
+	Bytes   int64  `json:"bytes"`
+	Batches int64  `json:"batches"`
+	Records int64  `json:"records"`
+	Base    int64  `json:"base"`
+	Last    int64  `json:"last"`
+	Error   string `json:"error,omitempty"`
+}
+
+func (a *app) segmentVerifyCmd() *cobra.Command {
+	var bucket string
+	cmd := &cobra.Command{
+		Use: "verify FILE...", Short: "Check every checksum of segment files or bucket objects",
+		Long: "Check .log files, .idx files or bucket objects wholly. A .log file with its .idx file beside it is checked\n" +
+			"against it. With --bucket, FILE is a key as `segment ls` shows it.",
+		Args: args(cobra.MinimumNArgs(1)),
+	}
+	cmd.Flags().StringVar(&bucket, "bucket", "", "bucket of the keys: dir://PATH or s3://BUCKET/PREFIX?…")
+	a.outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		out := []verified{}
+		err := eachSegment(cmd.Context(), bucket, names, func(name string, s *segmentBytes) error {
+			rep, err := verifySegment(name, s, bucket == "")
+			v := verified{File: name, Kind: string(rep.Kind), Bytes: s.size, Batches: rep.Batches, Records: rep.Records, Base: rep.Base, Last: rep.Last}
+			if err != nil {
+				v.Error = err.Error()
+			}
+			out = append(out, v)
+			return err
+		})
+		t := table{header: []string{"FILE", "KIND", "BYTES", "BATCHES", "RECORDS", "BASE", "LAST", "RESULT"}}
+		for _, v := range out {
+			result := "ok"
+			if v.Error != "" {
+				result = v.Error
+			}
+			t.add(v.File, v.Kind, v.Bytes, v.Batches, v.Records, v.Base, v.Last, result)
+		}
+		if len(out) > 0 {
+			err = errors.Join(err, a.render(cmd.OutOrStdout(), out, &t))
+		}
+		return err
+	}
+	return cmd
+}
+
+// verifySegment checks a local log against the index beside it if there is one.
+func verifySegment(name string, s *segmentBytes, local bool) (segment.Report, error) {
+	base, ok := strings.CutSuffix(name, filepath.Ext(segment.LogName(0)))
+	if !local || !ok {
+		return segment.Verify(s, s.size)
+	}
+	b, err := os.Open(base + filepath.Ext(segment.IndexName(0)))
+	if errors.Is(err, os.ErrNotExist) {
+		return segment.Verify(s, s.size) // not closed yet
+	}
+	if err != nil {
+		return segment.Report{Kind: segment.KindLog}, fmt.Errorf("open index: %w", err)
+	}
+	defer func() { _ = b.Close() }()
+	fi, err := b.Stat()
+	if err != nil {
+		return segment.Report{Kind: segment.KindLog}, fmt.Errorf("open index: %w", err)
+	}
+	kind, idx, err := segment.Detect(b, fi.Size())
+	if err == nil && kind != segment.KindIndex {
+		err = fmt.Errorf("%w: no footer", segment.ErrCorrupt)
+	}
+	if err != nil {
+		return segment.Report{Kind: segment.KindLog}, fmt.Errorf("index %s: %w", filepath.Base(b.Name()), err)
+	}
+	return segment.VerifyLog(s, s.size, idx)
+}
