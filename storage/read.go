@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sort"
 
+	"github.com/cirrolog/cirrolog/storage/batch"
 	"github.com/cirrolog/cirrolog/storage/segment"
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/storage/wal"
@@ -119,6 +120,11 @@ func (l *Log) readSegment(ctx context.Context, s *seg, offset int64, maxBytes in
 	if err != nil || to == from {
 		return ReadResult{}, err
 	}
+	if !minOne && offset == spans[0].Base && firstEnd(spans, to)-from > int64(maxBytes) {
+		if fits, err := l.firstFits(s, from, maxBytes); err != nil || !fits {
+			return ReadResult{}, err
+		}
+	}
 	lo := from &^ (vfs.BlockSize - 1)
 	hi := (to + vfs.BlockSize - 1) &^ (vfs.BlockSize - 1)
 	c, err := l.store.readPool.Get(ctx, int(hi-lo))
@@ -146,6 +152,40 @@ func (l *Log) readSegment(ctx context.Context, s *seg, offset int64, maxBytes in
 	res := ReadResult{Data: [][]byte{b}, Size: len(b)}
 	res.hold(c)
 	return res, nil
+}
+
+// firstEnd is where the first span ends.
+func firstEnd(spans []segment.Span, to int64) int64 {
+	if len(spans) > 1 {
+		return spans[1].Pos
+	}
+	return to
+}
+
+// firstFits reads the header of the batch at pos, to find out for the price of
+// a block that it is larger than was asked for.
+func (l *Log) firstFits(s *seg, pos int64, maxBytes int) (bool, error) {
+	block, _ := l.store.blocks.Get().(*[]byte)
+	if block == nil {
+		b := vfs.AlignedBytes(2 * vfs.BlockSize)
+		block = &b
+	}
+	defer l.store.blocks.Put(block)
+	f, err := l.store.files.get(l.logPath(s), false)
+	if err != nil {
+		return false, fmt.Errorf("read segment %d of %s: %w", s.base, l.tp, err)
+	}
+	defer l.store.files.put(f)
+	lo := pos &^ (vfs.BlockSize - 1)
+	n, err := f.ReadAt(*block, lo)
+	if int(pos-lo)+batch.HeaderSize > n {
+		return false, fmt.Errorf("read segment %d of %s at %d: %w", s.base, l.tp, pos, err)
+	}
+	h, err := batch.Parse((*block)[pos-lo:])
+	if err != nil {
+		return false, fmt.Errorf("%w: %s at %d: %w", ErrDamaged, l.logPath(s), pos, err)
+	}
+	return h.Size() <= maxBytes, nil
 }
 
 // maxRead bounds one read from a segment file, in bytes, unless a single span is larger.

@@ -22,6 +22,7 @@ type Store struct {
 	pool     *wal.Pool // the memory tail
 	readPool *wal.Pool // buffers of reads from disk
 	files    *fileCache
+	blocks   sync.Pool // *[]byte of two blocks, to peek at headers
 	chunks   chunkQueue
 	dirty    dirtySet
 
