@@ -84,7 +84,7 @@ func (a *app) root() *cobra.Command {
 	f.StringSliceVar(&a.brokers, "brokers", envList("CIRROLOG_BROKERS", "127.0.0.1:9092"), "Kafka addresses of the cluster, HOST:PORT,…")
 	f.StringVar(&a.admin, "admin", envOr("CIRROLOG_ADMIN", "127.0.0.1:9644"), "admin address of an agent, HOST:PORT")
 	f.BoolVar(&a.yes, "yes", false, "do not ask before destructive actions")
-	root.AddCommand(a.serveCmd(), a.topicCmd(), a.produceCmd(), a.consumeCmd(), a.replayCmd(), a.segmentCmd(), a.doctorCmd(), a.versionCmd())
+	root.AddCommand(a.serveCmd(), a.topicCmd(), a.produceCmd(), a.consumeCmd(), a.replayCmd(), a.segmentCmd(), a.benchCmd(), a.doctorCmd(), a.versionCmd())
 	return root
 }
 
