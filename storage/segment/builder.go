@@ -23,11 +23,11 @@ func ParseName(name string) (base int64, isIndex bool, err error) {
 	if !ok {
 		num, isIndex = strings.CutSuffix(name, ".idx")
 	}
-	base, err = strconv.ParseInt(num, 10, 64)
-	if !ok && !isIndex || err != nil || base < 0 || len(num) != 20 {
+	n, err := strconv.ParseUint(num, 10, 63)
+	if !ok && !isIndex || err != nil || len(num) != 20 {
 		return 0, false, fmt.Errorf("segment: unknown file name %q", name)
 	}
-	return base, isIndex, nil
+	return int64(n), isIndex, nil
 }
 
 // Builder collects the indexes of a segment while it is appended to. It is not

@@ -6,38 +6,47 @@ package segment
 
 const castagnoliPoly = 0x82f63b78
 
-// multiply returns a·b modulo the polynomial, both reflected.
+// multiply returns a·b modulo the polynomial, both reflected. It has no
+// branches on data, which would be mispredicted half of the time.
 func multiply(a, b uint32) uint32 {
 	var p uint32
-	for m := uint32(1) << 31; m != 0; m >>= 1 {
-		if a&m != 0 {
-			p ^= b
-		}
-		// b = b·x, without a branch
-		b = b>>1 ^ castagnoliPoly&-(b&1)
+	for range 32 {
+		p ^= b & uint32(int32(a)>>31)
+		a <<= 1
+		b = b>>1 ^ castagnoliPoly&-(b&1) // b·x
 	}
 	return p
 }
 
-// powers[k] is x^(8·2^k).
-var powers = func() (t [48]uint32) {
-	p := uint32(1) << 30 // x^1
+// one is x^0.
+const one = uint32(1) << 31
+
+// powers[k][i] is x^(8·i·256^k): the shift by the k-th byte of a length.
+var powers = func() (t [6][256]uint32) {
+	step := uint32(1) << 30 // x^1
 	for range 3 {
-		p = multiply(p, p) // x^2, x^4, x^8
+		step = multiply(step, step) // x^2, x^4, x^8
 	}
 	for k := range t {
-		t[k] = p
-		p = multiply(p, p)
+		t[k][0] = one
+		for i := 1; i < 256; i++ {
+			t[k][i] = multiply(t[k][i-1], step)
+		}
+		step = multiply(t[k][255], step)
 	}
 	return t
 }()
 
-// shiftOperator returns x^(8n).
+// shiftOperator returns x^(8n), for n below 2^48.
 func shiftOperator(n int64) uint32 {
-	op := uint32(1) << 31 // x^0
-	for k := 0; n != 0 && k < len(powers); k, n = k+1, n>>1 {
-		if n&1 != 0 {
-			op = multiply(powers[k], op)
+	op := powers[0][n&255]
+	for k := 1; k < len(powers); k++ {
+		n >>= 8
+		if n == 0 {
+			break
+		}
+		if i := n & 255; i != 0 {
+			op = multiply(powers[k][i], op)
 		}
 	}
 	return op
