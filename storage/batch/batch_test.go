@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"math"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -185,14 +186,33 @@ func TestBombs(t *testing.T) {
 			}
 		}
 	}
-	// A snappy block that claims 1 GiB in 10 bytes must not be believed.
-	h, err := batch.Parse(encode(t, big[:1], batch.EncodeOptions{Codec: batch.CodecSnappy}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	lie := batch.Assemble(h, append(binary.AppendUvarint(nil, 1<<30), 0, 0, 0, 0, 0))
-	if _, err := decode(lie, batch.Limits{MaxBytes: math.MaxInt32}); err == nil {
-		t.Error("believed a snappy length")
+}
+
+// Memory is taken for what comes out, up to the limit, not for what is claimed.
+func TestBombsTakeLittleMemory(t *testing.T) {
+	const most = 48 << 20 // decoder windows and buffers included
+	for _, c := range codecs[1:] {
+		b := encode(t, []batch.Record{{Value: make([]byte, 64<<20)}}, batch.EncodeOptions{Codec: c})
+		if c == batch.CodecSnappy {
+			h, err := batch.Parse(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b = batch.Assemble(h, append(binary.AppendUvarint(nil, 60<<20), make([]byte, 100)...))
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		limit := 1 << 20
+		if c == batch.CodecSnappy {
+			limit = 64 << 20 // the claim is within the limit, but cannot be true
+		}
+		if _, err := decode(b, batch.Limits{MaxBytes: limit}); err == nil {
+			t.Errorf("%s: decoded", c)
+		}
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > most {
+			t.Errorf("%s: took %d bytes", c, n)
+		}
 	}
 }
 
