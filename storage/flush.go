@@ -259,14 +259,8 @@ func (l *Log) diskError(what string, err error) error {
 	return err
 }
 
-// sync makes what was written to the log's segment files durable.
-func (l *Log) sync() error {
-	l.flushMu.Lock()
-	defer l.flushMu.Unlock()
-	return l.syncFlushed()
-}
-
-// syncFlushed is sync with flushMu held: nothing is written meanwhile.
+// syncFlushed makes what was written to the log's segment files durable. The
+// caller holds flushMu: nothing is written meanwhile.
 func (l *Log) syncFlushed() error {
 	l.mu.Lock()
 	var dirty []*seg
