@@ -49,7 +49,7 @@ var allowed = map[string][]string{
 // testOnly packages serve tests: they may import anything, and nobody but
 // tests may import them.
 func testOnly(pkg string) bool {
-	for _, s := range []string{"waltest", "objstoretest", "kvtest"} {
+	for _, s := range []string{"waltest", "crashtest", "objstoretest", "kvtest"} {
 		if strings.HasSuffix(pkg, "/"+s) {
 			return true
 		}
@@ -65,7 +65,7 @@ var only = map[string][]string{
 	"go.etcd.io/bbolt":                  {"metadata/kv/bolt"},
 }
 
-// large lists what may be over the budget, with the reason.
+// large lists what may be over the budget, as "path: what", with the reason.
 var large = map[string]string{}
 
 func match(list []string, pkg string) bool {
@@ -147,15 +147,15 @@ func TestImports(t *testing.T) {
 }
 
 const (
-	maxFunction  = 75
-	maxFile      = 620
-	maxInterface = 8
+	maxFunction  = 70
+	maxFile      = 600
+	maxInterface = 6
 )
 
 func TestSizes(t *testing.T) {
 	for _, f := range sources(t) {
 		over := func(what string, n, limit int) {
-			if n > limit && large[what] == "" {
+			if key := f.path + ": " + what; n > limit && large[key] == "" {
 				t.Errorf("%s: %s has %d, the budget is %d: is it one thing?", f.path, what, n, limit)
 			}
 		}
