@@ -46,7 +46,7 @@ func (s selection) ranges(ctx context.Context, src replaySource) ([]partRange, e
 		wanted[p] = true
 	}
 	for _, r := range all {
-		if len(wanted) > 0 && !wanted[r.Partition] {
+		if len(s.partitions) > 0 && !wanted[r.Partition] {
 			continue
 		}
 		delete(wanted, r.Partition)

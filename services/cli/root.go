@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -61,7 +62,7 @@ func Main(ctx context.Context, args []string, o Options) int {
 	case errors.Is(err, errPartial):
 		fmt.Fprintln(o.Stderr, "error:", err)
 		return exitPartial
-	case errors.Is(err, errUsage):
+	case errors.Is(err, errUsage), strings.HasPrefix(err.Error(), "unknown command"): // cobra has no error value for it
 		fmt.Fprintln(o.Stderr, "error:", err)
 		return exitUsage
 	}
