@@ -190,9 +190,9 @@ func TestBombs(t *testing.T) {
 
 // Memory is taken for what comes out, up to the limit, not for what is claimed.
 func TestBombsTakeLittleMemory(t *testing.T) {
-	const most = 48 << 20 // decoder windows and buffers included
+	const most = 40 << 20 // decoder windows and buffers included
 	for _, c := range codecs[1:] {
-		b := encode(t, []batch.Record{{Value: make([]byte, 64<<20)}}, batch.EncodeOptions{Codec: c})
+		b := encode(t, []batch.Record{{Value: make([]byte, 24<<20)}}, batch.EncodeOptions{Codec: c})
 		if c == batch.CodecSnappy {
 			h, err := batch.Parse(b)
 			if err != nil {

@@ -2,13 +2,12 @@ package segment
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"strings"
 	"testing"
-
-	"encoding/binary"
 
 	"github.com/cirrolog/cirrolog/storage/batch"
 )
@@ -271,12 +270,49 @@ func TestVerify(t *testing.T) {
 	if _, err := VerifyLog(bytes.NewReader(log), int64(len(log)), parse(t, other)); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("other trailer: %v", err)
 	}
+	m := b.Meta()
+	m.LogCRC++
+	lie := encodeTrailer(&m, b.spans, nil, nil, nil)
+	if _, err := VerifyLog(bytes.NewReader(log), int64(len(log)), parse(t, lie)); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("wrong log checksum: %v", err)
+	}
 	rep, err := Verify(bytes.NewReader(log[:len(log)-1]), int64(len(log)-1))
 	if !errors.Is(err, ErrTorn) || rep.Batches != 13 {
 		t.Errorf("torn log: %+v, %v", rep, err)
 	}
 	if rep, err := Verify(bytes.NewReader(nil), 0); err != nil || rep.Batches != 0 || rep.Base != -1 {
 		t.Errorf("empty log: %+v, %v", rep, err)
+	}
+}
+
+// Offsets that go back are damage even where all checksums are right, and so
+// are spans that do not lie in the bytes.
+func TestVerifySpanOrder(t *testing.T) {
+	b := NewBuilder(testTP, 0, 1<<20)
+	var log []byte
+	for _, base := range []int64{10, 9} {
+		raw, err := batch.Encode([]batch.Record{{}, {}}, batch.EncodeOptions{BaseOffset: base})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, _ := batch.Check(raw)
+		b.Add(h, raw)
+		log = append(log, raw...)
+	}
+	if err := VerifySpan(log, b.spans, b.Size()); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("offsets go back: %v", err)
+	}
+	s := b.spans[0]
+	for _, spans := range [][]Span{nil, {s, s}, {s, {Pos: 1 << 40}}, {s, {Pos: -5}}} {
+		if err := VerifySpan(log, spans, b.Size()); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("spans %+v: %v", spans, err)
+		}
+	}
+	s.Base = 9
+	raw := log[:len(log)/2]
+	s.HeadCRC = crc32.Checksum(raw[:HeadSize], castagnoli)
+	if err := VerifySpan(raw, []Span{s}, int64(len(raw))); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("span of another base: %v", err)
 	}
 }
 
