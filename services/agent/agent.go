@@ -52,24 +52,23 @@ type Agent struct {
 
 // Start opens everything and begins to serve. On an error nothing is left
 // running.
-func Start(ctx context.Context, cfg Config, log *slog.Logger) (a *Agent, err error) {
+func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	a = &Agent{cfg: cfg, log: log, incarnation: ids.NewIncarnation(), failed: make(chan error, 1), draining: make(chan struct{}), serving: make(chan error, 2)}
+	agent := &Agent{cfg: cfg, log: log, incarnation: ids.NewIncarnation(), failed: make(chan error, 1), draining: make(chan struct{}), serving: make(chan error, 2)}
 	defer func() {
 		if err != nil {
-			a.closeAll()
-			a = nil
+			err = errors.Join(err, agent.closeAll())
 		}
 	}()
 	// The listeners come first: a taken port is the commonest mistake.
-	for _, step := range []func(context.Context) error{a.listen, a.openDisk, a.openBucket, a.openMetadata, a.openStorage, a.openBroker, a.serve} {
+	for _, step := range []func(context.Context) error{agent.listen, agent.openDisk, agent.openBucket, agent.openMetadata, agent.openStorage, agent.openBroker, agent.serve} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return a, nil
+	return agent, nil
 }
 
 func (a *Agent) onClose(f func() error) { a.closers = append(a.closers, f) }
