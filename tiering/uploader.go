@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -238,9 +239,10 @@ func (u *Uploader) dispatch() time.Duration {
 	}
 	soonest := time.Duration(0)
 	for scan := scanLimit; ; scan *= 4 {
+		before := u.inFlight()
 		closed := u.o.Local.Closed(scan)
 		started, full := 0, false
-		started, full, soonest = u.startUploads(closed, limit)
+		started, full, soonest = u.startUploads(closed, before, limit)
 		if len(closed) < scan {
 			u.forget(closed)
 		}
@@ -250,9 +252,19 @@ func (u *Uploader) dispatch() time.Duration {
 	}
 }
 
-func (u *Uploader) startUploads(closed []LocalSegment, limit int) (started int, full bool, soonest time.Duration) {
+// inFlight returns the partitions that have an upload in flight.
+func (u *Uploader) inFlight() map[ids.TopicPartition]struct{} {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return maps.Clone(u.busy)
+}
+
+// startUploads starts what of closed may start. It leaves out the partitions
+// of before, which had an upload in flight when closed was listed: if that has
+// ended since, closed still names its segment. The end of an upload kicks.
+func (u *Uploader) startUploads(closed []LocalSegment, before map[ids.TopicPartition]struct{}, limit int) (started int, full bool, soonest time.Duration) {
 	now := u.o.Now()
-	seen := map[ids.TopicPartition]struct{}{}
+	seen := before
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, s := range closed {
