@@ -62,14 +62,14 @@ func (l *Log) Append(ctx context.Context, b []byte, h batch.Header, opts AppendO
 	if err != nil {
 		return err
 	}
+	if rolled {
+		defer l.store.enqueue(l)
+	}
 	if err := l.store.stream.Append(ctx, &r.Entry); err != nil {
 		l.unplace()
 		return appendError(err)
 	}
 	l.settle(r, h, b, now)
-	if rolled {
-		l.store.enqueue(l)
-	}
 	return nil
 }
 
@@ -133,6 +133,7 @@ func (l *Log) place(r *record, now time.Time) (rolled bool, err error) {
 	}
 	r.seg, r.filePos = s, s.size
 	l.tail = append(l.tail, r)
+	l.dirtyLocked()
 	return rolled, nil
 }
 
@@ -185,7 +186,15 @@ func (l *Log) settleLocked(r *record, h batch.Header, b []byte, now time.Time) {
 		l.epochs = append(l.epochs, segment.EpochStart{Epoch: r.Epoch, Start: r.Base})
 	}
 	l.next.Store(r.Last + 1)
-	l.store.dirty.add(l)
+}
+
+// dirtyLocked puts the log among those whose needs bound the trimming. It must
+// come before the stream can make the record durable.
+func (l *Log) dirtyLocked() {
+	if !l.dirty {
+		l.dirty = true
+		l.store.dirty.add(l)
+	}
 }
 
 // announce is the stream's Announce: it moves the high watermarks.
@@ -207,9 +216,17 @@ func (s *Store) announce(entries []*wal.Entry, err error) {
 		}
 		done := r.done
 		r.done = nil
+		chunk := r.Chunk
+		if l.closed { // removed meanwhile, with its tail
+			chunk.Release()
+			r.Chunk, r.Data = nil, nil
+		}
 		l.wakeLocked()
+		closed := l.closed
 		l.mu.Unlock()
-		s.chunks.note(e.Chunk, l)
+		if !closed && s.chunks.note(chunk, l) && s.memoryHigh() {
+			s.kickCleaner()
+		}
 		if full {
 			s.enqueue(l)
 		}
@@ -220,6 +237,9 @@ func (s *Store) announce(entries []*wal.Entry, err error) {
 		if done != nil {
 			done(res)
 		}
+	}
+	if n := len(entries); n > 0 && uint64(entries[n-1].Pos) > s.cleanAt.Load() {
+		s.kickCleaner()
 	}
 }
 

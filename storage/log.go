@@ -95,6 +95,7 @@ type Log struct {
 	start       int64 // log start offset
 	epochs      []segment.EpochStart
 	watchers    map[chan<- struct{}]struct{}
+	dirty       bool // in the store's dirty set
 	queued      bool // in the store's flush queue
 	closed      bool // deleted or store closed
 	err         error

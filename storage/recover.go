@@ -304,6 +304,7 @@ func (r *recovery) entry(e *wal.Entry, ref *spillRef) error {
 	}
 	rec.seg, rec.filePos = s, s.size
 	l.tail = append(l.tail, rec)
+	l.dirtyLocked()
 	l.producers.add(&h, h.MaxTimestamp)
 	l.settleLocked(rec, h, rec.Data, r.s.opts.Now())
 	l.hw = l.next.Load()

@@ -28,6 +28,7 @@ type Store struct {
 
 	diskUsed atomic.Int64 // bytes of segments and spill files
 	spillSeq atomic.Uint64
+	cleanAt  atomic.Uint64 // stream position from which the cleaner is woken
 
 	mu     sync.Mutex
 	logs   map[ids.TopicPartition]*Log

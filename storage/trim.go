@@ -22,8 +22,8 @@ type chunkUse struct {
 	logs  []*Log
 }
 
-// note is called in stream order.
-func (q *chunkQueue) note(c *wal.Chunk, l *Log) {
+// note is called in stream order. It reports whether the chunk is a new one.
+func (q *chunkQueue) note(c *wal.Chunk, l *Log) (first bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := len(q.queue)
@@ -31,11 +31,13 @@ func (q *chunkQueue) note(c *wal.Chunk, l *Log) {
 		c.Retain()
 		q.queue = append(q.queue, &chunkUse{chunk: c})
 		n++
+		first = true
 	}
 	u := q.queue[n-1]
 	if k := len(u.logs); k == 0 || u.logs[k-1] != l {
 		u.logs = append(u.logs, l)
 	}
+	return first
 }
 
 // oldest takes the oldest chunk out of the queue, unless it is the only one:
@@ -84,6 +86,9 @@ func (d *dirtySet) all() []*Log {
 func (l *Log) lowLocked() (wal.Pos, bool) {
 	low, need := l.unsynced, l.hasUnsynced
 	for _, r := range l.tail[l.written:] {
+		if r.Last >= l.hw {
+			break // not durable yet: behind everything that can be trimmed
+		}
 		if r.spill == nil {
 			if !need || r.Pos < low {
 				low, need = r.Pos, true
@@ -129,10 +134,14 @@ func (s *Store) clean(staging []byte) error {
 	}
 	st := s.stream.State()
 	used := int64(st.End - st.Trimmed)
-	if st.Err != nil || used <= st.Capacity/4 {
-		return st.Err
+	if st.Err == nil && used > st.Capacity/4 {
+		if err := s.trim(st.Trimmed+wal.Pos(used/4*3), st.Durable, staging); err != nil {
+			return err
+		}
+		st = s.stream.State()
 	}
-	return s.trim(st.Trimmed+wal.Pos(used/4*3), staging)
+	s.cleanAt.Store(uint64(st.Trimmed) + uint64(st.Capacity/2))
+	return st.Err
 }
 
 func (s *Store) memoryHigh() bool {
@@ -141,8 +150,9 @@ func (s *Store) memoryHigh() bool {
 }
 
 // trim makes everything before target durable outside the ring, then gives
-// that part of the ring back.
-func (s *Store) trim(target wal.Pos, staging []byte) error {
+// back what no log needs, at most up to durable. Both a durable end and a
+// log's oldest entry are borders of commits, which target is not.
+func (s *Store) trim(target, durable wal.Pos, staging []byte) error {
 	var quiet []*record
 	var held []*Log
 	unlock := func() {
@@ -177,29 +187,30 @@ func (s *Store) trim(target wal.Pos, staging []byte) error {
 		return err
 	}
 	unlock()
-	if err := s.stream.Trim(s.lowest(target)); err != nil {
+	if err := s.stream.Trim(s.lowest(durable)); err != nil {
 		s.fail(err)
 		return err
 	}
 	return s.compactSpills()
 }
 
-// lowest returns the oldest position that any log needs, at most target, and
+// lowest returns the oldest position that any log needs, at most durable, and
 // forgets the logs that need nothing.
-func (s *Store) lowest(target wal.Pos) wal.Pos {
+func (s *Store) lowest(durable wal.Pos) wal.Pos {
 	for _, l := range s.dirty.all() {
 		l.mu.Lock()
 		low, need := l.lowLocked()
 		if need {
-			target = min(target, low)
+			durable = min(durable, low)
 		} else if l.written == len(l.tail) {
 			s.dirty.mu.Lock()
 			delete(s.dirty.logs, l)
+			l.dirty = false
 			s.dirty.mu.Unlock()
 		}
 		l.mu.Unlock()
 	}
-	return target
+	return durable
 }
 
 func (l *Log) holds(before wal.Pos) bool {

@@ -63,7 +63,8 @@ type Entry struct {
 	// Chunk is the memory that holds Data after Append; Append leaves one
 	// reference to the caller.
 	Chunk *Chunk
-	// Pos is where the entry is, set by Append. Trim(p) with p > Pos gives it up.
+	// Pos is where the entry's commit is, set by Append: the entries of one
+	// commit share it. Trim(p) with p > Pos gives it up.
 	Pos Pos
 	// Owner is the caller's: the announcement gets the entry back with it.
 	Owner any
@@ -88,8 +89,9 @@ type Stream interface {
 	// entries entered the stream. The entries' Data together must not exceed
 	// MaxAppend.
 	Append(ctx context.Context, entries ...*Entry) error
-	// Trim says that entries before to are no longer needed. It is durable
-	// some time later; until then a replay may show trimmed entries again.
+	// Trim says that entries before to are no longer needed. to is the Pos of
+	// an entry or a State().Durable. It is durable when Trim returns; until
+	// then a replay may show trimmed entries again.
 	Trim(to Pos) error
 	// State tells the stream's bounds.
 	State() State
