@@ -14,7 +14,7 @@ import (
 )
 
 // Metadata 0-13. Topics are created on request when the agent allows it and the
-// client does too (version 4 on). Replicas name the leader alone. Authorized
+// client does too (version 4 on). Each is told once. Replicas name the leader alone. Authorized
 // operations are never computed: there are no ACLs yet.
 func (s *Server) apiMetadata() api {
 	return api{key: 3, min: 0, max: 13, name: "Metadata", handle: s.metadata}
@@ -41,8 +41,17 @@ func (s *Server) metadata(ctx context.Context, _ *conn, req kmsg.Request) (kmsg.
 		}
 		return resp, nil
 	}
+	seen := make(map[string]bool, len(r.Topics))
 	for i := range r.Topics {
-		resp.Topics = append(resp.Topics, s.metadataFor(ctx, r, &r.Topics[i]))
+		t := &r.Topics[i]
+		key := string(t.TopicID[:])
+		if t.Topic != nil {
+			key += *t.Topic
+		}
+		if !seen[key] { // a topic with many partitions, asked for many times
+			seen[key] = true
+			resp.Topics = append(resp.Topics, s.metadataFor(ctx, r, t))
+		}
 	}
 	return resp, nil
 }

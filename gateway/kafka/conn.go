@@ -147,9 +147,10 @@ const (
 	// prefixSize is the length and the api key, which the limit depends on.
 	prefixSize = 6
 	// decodeWeight is how many bytes of memory a byte of a request other than
-	// Produce counts while it is decoded, keptWeight while it is handled.
-	decodeWeight = 32
-	keptWeight   = 4
+	// Produce counts while it is decoded, elementWeight how many an array
+	// element does while it is handled.
+	decodeWeight  = 32
+	elementWeight = 256
 )
 
 // hold takes n bytes of the budget of all connections; it waits for them.
@@ -210,10 +211,14 @@ func (c *conn) handle(h header) error {
 			return fmt.Errorf("request header of %s v%d: %w", a.name, h.version, err)
 		}
 	}
-	if err := req.ReadFrom(h.body); err != nil {
+	elements, err := check(h.body, a.schema, h.version, req.IsFlexible())
+	if err == nil {
+		err = req.ReadFrom(h.body)
+	}
+	if err != nil {
 		return fmt.Errorf("decode %s v%d: %w", a.name, h.version, err)
 	}
-	c.keep(keptWeight * int64(len(h.body)))
+	c.keep(int64(len(h.body) + elements*elementWeight))
 	if f, ok := req.(*kmsg.FetchRequest); ok {
 		return c.fetch(f, r)
 	}

@@ -70,7 +70,19 @@ func (b *memBroker) TopicByID(id ids.TopicID) *broker.Topic {
 func (b *memBroker) CreateTopic(ctx context.Context, req metadata.CreateTopic) (*broker.Topic, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if req.Partitions > 100 {
+		return nil, metadata.ErrInvalidPartitions
+	}
 	return b.adminBroker.CreateTopic(ctx, req)
+}
+
+func (b *memBroker) CreatePartitions(ctx context.Context, name string, total int32, validateOnly bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if total > 100 {
+		return metadata.ErrInvalidPartitions
+	}
+	return b.adminBroker.CreatePartitions(ctx, name, total, validateOnly)
 }
 
 func (b *memBroker) Partition(id ids.TopicID, p int32) (Partition, error) {

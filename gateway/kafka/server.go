@@ -86,6 +86,7 @@ type api struct {
 	min, max int16
 	name     string
 	handle   handler
+	schema   []field // of the request; nil for Produce
 }
 
 // Server serves the Kafka protocol.
@@ -124,7 +125,9 @@ func NewServer(o Options) *Server {
 		inFlight: semaphore.NewWeighted(o.Limits.MaxInFlight), sessions: newSessionCache(o.Limits.MaxSessions, o.Limits.MaxSessionRows),
 		listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{}, perAddr: map[string]int{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	shapes := schemas()
 	for _, a := range s.table() {
+		a.schema = mustParseSchema(shapes[kmsg.Key(a.key)])
 		s.apis[a.key] = &a
 	}
 	return s
