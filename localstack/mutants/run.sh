@@ -11,8 +11,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
-# The tracked files as they are here, so that uncommitted changes count.
-git ls-files -z | while IFS= read -r -d '' f; do [ ! -e "$f" ] || printf '%s\0' "$f"; done | tar --null -T - -cf - | tar -xf - -C "$copy" || exit 1
+# The files as they are here, so that uncommitted changes count.
+git ls-files -z -co --exclude-standard | while IFS= read -r -d '' f; do [ ! -e "$f" ] || printf '%s\0' "$f"; done | tar --null -T - -cf - | tar -xf - -C "$copy" || exit 1
 cd "$copy" || exit 1
 # Tests find servers and clients where they are.
 if [ -d "$here/../../.cache/bin" ]; then mkdir -p .cache && ln -s "$here/../../.cache/bin" .cache/bin; fi
@@ -21,6 +21,13 @@ header() { sed -n "s/^# $1: *//p" "$2" | head -1; }
 declare -A clean=() # test command → does it pass without a bug
 passes() { # passes COMMAND: its output is in $log
   log=$(bash -c "$1" 2>&1)
+}
+# failing prints the tests that failed, of a test and its subtests only these, three at most.
+failing() {
+  sed -n 's/^ *--- FAIL: \([^ ]*\).*/\1/p' | sort -u | awk '
+    { names[NR] = $0 }
+    END { for (i = 1; i <= NR; i++) if (i == NR || index(names[i + 1], names[i] "/") != 1) if (++n <= 3) printf "%s%s", n > 1 ? ", " : "", names[i]
+          if (n > 3) printf " and %d more", n - 3 }'
 }
 caught=0 failed=0
 bad() { echo "$1: FAIL: $2"; failed=$((failed + 1)); [ -z "${3:-}" ] || tail -n 20 <<< "$3" | sed 's/^/    /'; }
@@ -42,7 +49,7 @@ for name in "${names[@]}"; do
     bad "$name" "nothing caught it: $what" "$log"
   elif grep -qE '\[build failed\]|\[setup failed\]' <<< "$log"; then
     bad "$name" "the patched tree does not build" "$log"
-  elif tests=$(sed -n 's/^--- FAIL: \([^ ]*\).*/\1/p' <<< "$log" | sort -u | paste -sd' ' -) && [ -n "$tests" ]; then
+  elif tests=$(failing <<< "$log") && [ -n "$tests" ]; then
     echo "$name: caught by $tests: $what"
     caught=$((caught + 1))
   elif grep -qE '^(panic|fatal error): ' <<< "$log"; then
