@@ -99,6 +99,7 @@ type Log struct {
 	queued      bool // in the store's flush queue
 	closed      bool // deleted or store closed
 	err         error
+	peeked      peeked // see firstSize
 }
 
 func newLog(s *Store, tp ids.TopicPartition, cfg LogConfig, start int64) *Log {

@@ -121,7 +121,7 @@ func (l *Log) readSegment(ctx context.Context, s *seg, offset int64, maxBytes in
 		return ReadResult{}, err
 	}
 	if !minOne && offset == spans[0].Base && firstEnd(spans, to)-from > int64(maxBytes) {
-		if fits, err := l.firstFits(s, from, maxBytes); err != nil || !fits {
+		if size, err := l.firstSize(s, from); err != nil || size > maxBytes {
 			return ReadResult{}, err
 		}
 	}
@@ -162,9 +162,22 @@ func firstEnd(spans []segment.Span, to int64) int64 {
 	return to
 }
 
-// firstFits reads the header of the batch at pos, to find out for the price of
-// a block that it is larger than was asked for.
-func (l *Log) firstFits(s *seg, pos int64, maxBytes int) (bool, error) {
+// peeked is the batch whose size was looked at last: a consumer with a smaller
+// limit asks for it until the other partitions let it through.
+type peeked struct {
+	base, pos int64 // of the segment, in its file
+	size      int
+}
+
+// firstSize reads the header of the batch at pos, to find out for the price of
+// a block whether it is larger than was asked for.
+func (l *Log) firstSize(s *seg, pos int64) (int, error) {
+	l.mu.Lock()
+	last := l.peeked
+	l.mu.Unlock()
+	if last.size > 0 && last.base == s.base && last.pos == pos {
+		return last.size, nil
+	}
 	block, _ := l.store.blocks.Get().(*[]byte)
 	if block == nil {
 		b := vfs.AlignedBytes(2 * vfs.BlockSize)
@@ -173,19 +186,22 @@ func (l *Log) firstFits(s *seg, pos int64, maxBytes int) (bool, error) {
 	defer l.store.blocks.Put(block)
 	f, err := l.store.files.get(l.logPath(s), false)
 	if err != nil {
-		return false, fmt.Errorf("read segment %d of %s: %w", s.base, l.tp, err)
+		return 0, fmt.Errorf("read segment %d of %s: %w", s.base, l.tp, err)
 	}
 	defer l.store.files.put(f)
 	lo := pos &^ (vfs.BlockSize - 1)
 	n, err := f.ReadAt(*block, lo)
 	if int(pos-lo)+batch.HeaderSize > n {
-		return false, fmt.Errorf("read segment %d of %s at %d: %w", s.base, l.tp, pos, err)
+		return 0, fmt.Errorf("read segment %d of %s at %d: %w", s.base, l.tp, pos, err)
 	}
 	h, err := batch.Parse((*block)[pos-lo:])
 	if err != nil {
-		return false, fmt.Errorf("%w: %s at %d: %w", ErrDamaged, l.logPath(s), pos, err)
+		return 0, fmt.Errorf("%w: %s at %d: %w", ErrDamaged, l.logPath(s), pos, err)
 	}
-	return h.Size() <= maxBytes, nil
+	l.mu.Lock()
+	l.peeked = peeked{base: s.base, pos: pos, size: h.Size()}
+	l.mu.Unlock()
+	return h.Size(), nil
 }
 
 // maxRead bounds one read from a segment file, in bytes, unless a single span is larger.

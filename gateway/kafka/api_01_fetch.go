@@ -163,7 +163,7 @@ func (f *fetching) read(deadline time.Time) {
 		left := f.budget - f.bytes
 		r.res = r.p.Read(f.c.ctx, f.options(r, min(left, int(r.part.maxBytes)), f.bytes == 0, true))
 		f.took(r)
-		if r.code == 0 && len(r.res.Data) == 0 && r.part.offset < r.res.HighWatermark && r.res.Diverging == nil && (left > 0 || f.bytes == 0) {
+		if r.res.Tiered {
 			cold = append(cold, r)
 		}
 	}

@@ -185,6 +185,7 @@ func (l *memLog) Read(ctx context.Context, o broker.ReadOptions) broker.ReadResu
 	}
 	if wait := time.Duration(l.cold.Load()); wait > 0 {
 		if o.CacheOnly {
+			res.Tiered = true
 			return res
 		}
 		l.mu.Unlock()

@@ -172,6 +172,7 @@ func (p *Partition) Read(ctx context.Context, o ReadOptions) ReadResult {
 
 func (p *Partition) readTiered(ctx context.Context, o ReadOptions, res *ReadResult) {
 	if o.CacheOnly {
+		res.Tiered = true
 		return
 	}
 	r, err := p.b.opts.Reader.Read(ctx, p.tp, o.Offset, max(o.MaxBytes, 1), o.MinOneBatch)

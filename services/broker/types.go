@@ -79,7 +79,9 @@ type ReadResult struct {
 	Aborted   []AbortedTxn
 	Diverging *EpochEnd
 	Release   func()
-	Err       error
+	// Tiered says that CacheOnly kept the read from data that is there.
+	Tiered bool
+	Err    error
 }
 
 // AbortedTxn is an aborted transaction in a read_committed result.
