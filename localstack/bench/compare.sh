@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
 # Ours, the floor and Apache Kafka in one run, one server alive at a time, in
-# alternating blocks; prints a Markdown table of medians.
-#   BLOCKS (3)  GIB (1)  PARTS ("1 16")  SERVERS ("ours floor kafka")
-# Ours and the floor acknowledge after the disk has the bytes, Kafka from the page cache.
+# alternating blocks; prints a Markdown table (table.py).
+#   BLOCKS (3)   GIB (1)   ROWS ("1 16 small tiny e2e")
+#   SERVERS ("ours floor kafka"; also kafka-flush: Kafka with flush.messages=1)
+#   WARM (0)     GiB of memory made host-backed before each produce: a page cache that
+#                is recycled, Kafka's best case, instead of one that grows
+# Ours and the floor acknowledge after the disk has the bytes, Kafka from the page
+# cache unless it is kafka-flush.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-root=$PWD
-blocks=${BLOCKS:-3} gib=${GIB:-1} servers=${SERVERS:-ours floor kafka}
+blocks=${BLOCKS:-3} gib=${GIB:-1} servers=${SERVERS:-ours floor kafka} rows=${ROWS:-1 16 small tiny e2e} warm=${WARM:-0}
 work=${WORK:-$(mktemp -d)}
+mkdir -p "$work"
 out=$work/rows
 : > "$out"
 (cd localstack/bench/wire && GOFLAGS=-mod=mod go build -o "$work/wire" .)
 go build -o "$work/cirrolog" ./services/cirrolog
 
-pid= port=
+pid='' port=''
 start() { # start NAME PARTS
   rm -rf "$work/data"
   case $1 in
@@ -27,50 +31,49 @@ start() { # start NAME PARTS
     mkdir -p "$work/data"
     "$work/wire" floor -addr 127.0.0.1:$port -dir "$work/data" -ring 2 -pipe -parts "$2" > "$work/floor.log" 2>&1 &
     pid=$!;;
-  kafka)
+  kafka | kafka-flush)
     port=23905
-    pid=$(KAFKA_HEAP=${KAFKA_HEAP:--Xms2g -Xmx2g} localstack/bench/kafka/kafka.sh start "$work/data" $port);;
+    props=
+    [ "$1" = kafka ] || props=log.flush.interval.messages=1
+    pid=$(KAFKA_PROPS=$props KAFKA_HEAP=${KAFKA_HEAP:--Xms2g -Xmx2g} localstack/bench/kafka/kafka.sh start "$work/data" $port);;
   esac
   for _ in $(seq 300); do (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break; sleep 0.1; done
-  [ "$1" != kafka ] || sleep 3
+  case $1 in kafka*) sleep 3;; esac
 }
-stop() { kill "$pid" 2>/dev/null || true; while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done; rm -rf "$work/data"; }
+stop() {
+  [ -n "$pid" ] || return 0
+  kill "$pid" 2>/dev/null || true
+  while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+  rm -rf "$work/data"
+  pid=''
+}
 trap stop EXIT
 
-total=$((gib << 30))
-cell() { # cell NAME ROW MODE ARGS…: one discarded warm-up, then a measured pass
-  local name=$1 row=$2 mode=$3; shift 3
-  "$work/wire" kraw -addr 127.0.0.1:$port -pid "$pid" -mode produce -rounds 1 -total $((total / 4)) "$@" > /dev/null
-  "$work/wire" kraw -addr 127.0.0.1:$port -pid "$pid" -mode "$mode" -rounds 1 -total "$total" "$@" | sed "s/^ */$name|$row|/" | tee -a "$out" >&2
+cell() { # cell SERVER ROW GIB/N PARTS MODE ARGS…: one discarded warm-up, then a measured pass
+  local name=$1 row=$2 total=$(((gib << 30) / $3)) parts=$4 mode=$5; shift 5
+  start "$name" "$parts"
+  if [ "$mode" = e2e ]; then
+    "$work/wire" kraw -addr 127.0.0.1:$port -pid "$pid" -mode e2e -dur 5s -parts "$parts" "$@" > /dev/null
+    "$work/wire" kraw -addr 127.0.0.1:$port -pid "$pid" -mode e2e -dur 15s -parts "$parts" "$@" | tr '\n' ' ' | sed "s#^ *#$name|$row|#; s#\$#\n#" | tee -a "$out" >&2
+  else
+    "$work/wire" kraw -addr 127.0.0.1:$port -pid "$pid" -mode produce -rounds 1 -total $((total / 4)) -parts "$parts" "$@" > /dev/null
+    "$work/wire" kraw -addr 127.0.0.1:$port -pid "$pid" -mode "$mode" -rounds 1 -total "$total" -parts "$parts" -warm "$warm" "$@" | sed "s#^ *#$name|$row|#" | tee -a "$out" >&2
+  fi
+  stop
 }
 for b in $(seq "$blocks"); do
   order=$servers
   [ $((b % 2)) = 1 ] || order=$(echo "$servers" | tr ' ' '\n' | tac | tr '\n' ' ')
-  for s in $order; do
-    for p in ${PARTS:-1 16}; do
-      start "$s" "$p"; cell "$s" "1 MiB, $p partitions" both -parts "$p"; stop
+  for row in $rows; do
+    for s in $order; do
+      case $row in
+      small) cell "$s" "16 KiB, 16 partitions, 5 in flight" 4 16 produce -batch 16384;;
+      tiny) cell "$s" "1 KiB requests, 64 in flight" 64 1 produce -batch 1024 -inflight 64;;
+      e2e) cell "$s" "10 MB/s, linger 1 ms" 1 1 e2e -linger 1ms;;
+      # A partition's limit above the batch size, as consumers of such batches set it.
+      *) cell "$s" "1 MiB, $row partitions" 1 "$row" both -maxpart $((2 << 20));;
+      esac
     done
-    save=$total; total=$((total / 4))
-    start "$s" 16; cell "$s" "16 KiB, 16 partitions, 5 in flight" produce -parts 16 -batch 16384; stop
-    total=$((save / 16))
-    start "$s" 1; cell "$s" "1 KiB requests, 64 in flight" produce -parts 1 -batch 1024 -inflight 64; stop
-    total=$save
   done
 done
-python3 - "$out" <<'P'
-import collections, re, statistics, sys
-cells = collections.defaultdict(lambda: collections.defaultdict(list))
-for line in open(sys.argv[1]):
-    m = re.match(r'(\w+)\|(.*?)\|(PRODUCE|FETCH).*?:\s+(\d+) MB/s.*?(\d+) rec/s\s+broker ([\d.]+).*?p99 ([\d.]+\S+)', line)
-    if m:
-        name, row, kind, mb, rec, cpu, p99 = m.groups()
-        cells[kind.lower() + ' ' + row][name].append((float(mb), float(cpu), p99))
-names = ['ours', 'floor', 'kafka']
-print('| work | ' + ' | '.join(n + ': MB/s, broker CPU-s/GiB' for n in names) + ' | CPU ours : floor, ours : kafka | MB/s ours : kafka |')
-print('|---' * 6 + '|')
-for row, by in cells.items():
-    med = {n: (statistics.median(x[0] for x in by[n]), statistics.median(x[1] for x in by[n])) for n in names if by[n]}
-    cols = ['%.0f, %.2f' % med[n] if n in med else '-' for n in names]
-    rel = lambda i, n: '%.2f' % (med['ours'][i] / med[n][i]) if n in med and 'ours' in med and med[n][i] else '-'
-    print('| %s | %s | %s, %s | %s |' % (row, ' | '.join(cols), rel(1, 'floor'), rel(1, 'kafka'), rel(0, 'kafka')))
-P
+python3 localstack/bench/table.py "$out"
