@@ -185,7 +185,7 @@ func TestMetadataAutoCreate(t *testing.T) {
 	if h.b.Topic("never") != nil || h.b.Topic("../x") != nil {
 		t.Error("created a topic that must not be")
 	}
-	h.b.auto = false
+	h.b.setAutoCreate(false)
 	req := name("off")
 	req.Version = 12
 	wantCode(t, "auto-create off", ask[*kmsg.MetadataResponse](w, req).Topics[0].ErrorCode, kerr.UnknownTopicOrPartition)

@@ -36,7 +36,18 @@ func newMemBroker(t *testing.T) *memBroker {
 	return &memBroker{adminBroker: newAdminBroker(t), auto: true, logs: map[ids.TopicPartition]*memLog{}}
 }
 
-func (b *memBroker) AutoCreate() bool { return b.auto }
+func (b *memBroker) AutoCreate() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.auto
+}
+
+func (b *memBroker) setAutoCreate(on bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.auto = on
+}
+
 func (b *memBroker) Nodes() []broker.Node {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -274,6 +285,11 @@ func (c *counter) Connections(open int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.open, c.peak = open, max(c.peak, open)
+}
+func (c *counter) most() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.peak
 }
 func (c *counter) count(k string) int {
 	c.mu.Lock()
