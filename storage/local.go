@@ -21,7 +21,7 @@ func (l *Log) DropLocal(before int64) int64 {
 	var n int64
 	l.flushMu.Lock()
 	l.mu.Lock()
-	for i, s := range l.segs {
+	for _, s := range l.segs {
 		if s.state != segClosed || s.last >= before {
 			break
 		}
@@ -30,7 +30,6 @@ func (l *Log) DropLocal(before int64) int64 {
 		}
 		n += s.size
 		s.dropped, s.logGone = true, true
-		_ = i
 		if s.users == 0 {
 			gone = append(gone, s)
 		}
