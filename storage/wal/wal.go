@@ -104,7 +104,7 @@ type Stream interface {
 // State is a snapshot of a stream's bounds, in bytes of positions.
 type State struct {
 	// Trimmed <= Durable <= End: first position kept, end of the durable
-	// prefix, and end of what was appended.
+	// prefix whose announcements have returned, and end of what was appended.
 	Trimmed, Durable, End Pos
 	// Capacity is how far End may be ahead of Trimmed before Append waits;
 	// 0 means no limit.

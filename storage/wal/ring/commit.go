@@ -29,7 +29,6 @@ func (r *Ring) run() {
 	defer close(r.done)
 	stop := r.startPrefill()
 	defer stop()
-	var failed error
 	for range r.kick {
 		for {
 			c, last := r.take()
@@ -40,6 +39,7 @@ func (r *Ring) run() {
 				break
 			}
 			c.filling.Wait()
+			failed := r.State().Err // a trim or the prefill may have failed too
 			if failed == nil {
 				failed = r.write(c)
 			}
@@ -88,19 +88,19 @@ func (r *Ring) write(c *commit) error {
 	return nil
 }
 
-// finish announces the commit and recycles it.
+// finish announces the commit and recycles it. State counts it as durable only
+// when its announcement has returned: whoever trims by State knows its entries then.
 func (r *Ring) finish(c *commit, failed error) {
-	if failed == nil {
-		r.mu.Lock()
-		r.durable = c.pos + wal.Pos(align(c.length, block))
-		r.mu.Unlock()
-	}
 	r.opts.Announce(c.entries, failed)
+	end := c.pos + wal.Pos(align(c.length, block))
 	clear(c.entries)
 	c.entries = c.entries[:0]
 	c.chunk.Release()
 	c.chunk = nil
 	r.mu.Lock()
+	if failed == nil {
+		r.durable = end
+	}
 	r.spare = c
 	r.mu.Unlock()
 }

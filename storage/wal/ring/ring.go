@@ -59,9 +59,10 @@ type Ring struct {
 	chunk    *wal.Chunk // memory for the next commit; the ring holds a reference
 	used     int        // bytes of chunk given away
 	end      wal.Pos    // end of what was appended, padded at commit borders
-	durable  wal.Pos
+	durable  wal.Pos    // end of what was announced
 	trimmed  wal.Pos
 	slots    uint64     // counter of the newest trim slot
+	slotLost bool       // a trim slot is neither valid nor unused
 	trimming sync.Mutex // serialises Trim's writes; taken before mu; guards slotBuf
 	slotBuf  []byte
 	running  bool
@@ -152,6 +153,11 @@ func (r *Ring) load() error {
 	if n, err := f.ReadAt(b, 0); n < dataStart {
 		return fmt.Errorf("%w: file of %d bytes has no superblock: %w", wal.ErrDamaged, n, err)
 	}
+	return r.loadHead(b)
+}
+
+// loadHead reads superblock and trim slots from the first blocks of the file.
+func (r *Ring) loadHead(b []byte) error {
 	sb, err := decodeSuper(b)
 	if err != nil {
 		return err
@@ -159,19 +165,31 @@ func (r *Ring) load() error {
 	if sb.diskID != r.opts.DiskID {
 		return fmt.Errorf("%w: ring of disk %x, this is disk %x", wal.ErrForeign, sb.diskID, r.opts.DiskID)
 	}
-	if size, err := f.Size(); err != nil || size < dataStart+sb.size {
-		return fmt.Errorf("%w: file has %d bytes, the ring needs %d: %w", wal.ErrDamaged, size, dataStart+sb.size, err)
+	if size, err := r.file.Size(); err != nil || size < dataStart+sb.size {
+		return errors.Join(fmt.Errorf("%w: file has %d bytes, the ring needs %d", wal.ErrDamaged, size, dataStart+sb.size), err)
 	}
 	r.key, r.size = sb.key, sb.size
 	for i := 1; i <= 2; i++ {
-		if n, trim, ok := decodeSlot(b[i*block:]); ok && n > r.slots {
+		slot := b[i*block : i*block+slotSize]
+		n, trim, ok := decodeSlot(slot)
+		if ok && n > r.slots {
 			r.slots, r.trimmed = n, trim
 		}
+		r.slotLost = r.slotLost || !ok && !zero(slot)
 	}
-	if r.slots == 0 {
+	if r.slots == 0 || r.trimmed%block != 0 {
 		return fmt.Errorf("%w: no valid trim slot", wal.ErrDamaged)
 	}
 	return nil
+}
+
+func zero(b []byte) bool {
+	for _, x := range b {
+		if x != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // MaxAppend is the most data bytes one Append can take: a commit must fit in a
@@ -363,6 +381,10 @@ func (r *Ring) Trim(to wal.Pos) error {
 		err := r.err
 		r.mu.Unlock()
 		return err
+	}
+	if to%block != 0 {
+		r.mu.Unlock()
+		return fmt.Errorf("trim wal to %d: no commit begins there", to)
 	}
 	n := r.slots + 1
 	r.mu.Unlock()
