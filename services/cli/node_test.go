@@ -23,6 +23,7 @@ import (
 type node struct {
 	t      *testing.T
 	agent  *agent.Agent
+	dir    string
 	bucket string
 }
 
@@ -35,7 +36,7 @@ func startNode(t *testing.T) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, agent: a, bucket: "dir://" + filepath.Join(cfg.DataDir, "bucket")}
+	n := &node{t: t, agent: a, dir: cfg.DataDir, bucket: "dir://" + filepath.Join(cfg.DataDir, "bucket")}
 	t.Cleanup(n.stop)
 	return n
 }
@@ -153,6 +154,9 @@ func TestMainJob(t *testing.T) {
 	}
 	n.ok("", "segment", "verify", "--bucket", n.bucket, key)
 	n.stop()
+	ring := filepath.Join(n.dir, "wal", "ring.wal")
+	n.ok("", "segment", "verify", ring)
+	n.ok("", "segment", "dump", ring)
 	same(t, "replay from the bucket", n.ok("", "replay", "orders", "--bucket", n.bucket), all)
 	part := n.ok("", "replay", "orders", "--bucket", n.bucket, "-p", "0", "--from", "7", "--to", "9", "-f", "%o %v\n")
 	rows := strings.SplitAfter(first, "\n")

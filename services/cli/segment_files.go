@@ -102,8 +102,8 @@ func (a *app) segmentDumpCmd() *cobra.Command {
 	var o segment.DumpOptions
 	cmd := &cobra.Command{
 		Use: "dump FILE...", Short: "Print the batches and indexes of segment files or bucket objects",
-		Long: "Print .log files, .idx files or bucket objects, batches in the words of Kafka's DumpLogSegments. With --bucket,\n" +
-			"FILE is a key as `segment ls` shows it. The exit code is not 0 when something in them is damaged.",
+		Long: "Print .log files, .idx files, the write-ahead ring (of a stopped agent), spill files or bucket objects, batches\n" +
+			"in the words of Kafka's DumpLogSegments. With --bucket, FILE is a key as `segment ls` shows it. The exit code is not 0 when something in them is damaged.",
 		Args: args(cobra.MinimumNArgs(1)),
 	}
 	f := cmd.Flags()
@@ -112,6 +112,9 @@ func (a *app) segmentDumpCmd() *cobra.Command {
 	f.BoolVar(&o.NoBatches, "index-only", false, "only the index of an object")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		return eachSegment(cmd.Context(), bucket, names, func(name string, s *segmentBytes) error {
+			if kind := walKind(s); kind != "" && bucket == "" {
+				return dumpWAL(cmd.OutOrStdout(), kind, name)
+			}
 			o := o
 			o.Name = name
 			return segment.Dump(cmd.OutOrStdout(), s, s.size, o)
@@ -136,7 +139,7 @@ func (a *app) segmentVerifyCmd() *cobra.Command {
 	var bucket string
 	cmd := &cobra.Command{
 		Use: "verify FILE...", Short: "Check every checksum of segment files or bucket objects",
-		Long: "Check .log files, .idx files or bucket objects wholly. A .log file with its .idx file beside it is checked\n" +
+		Long: "Check .log files, .idx files, the write-ahead ring (of a stopped agent), spill files or bucket objects wholly. A .log file with its .idx file beside it is checked\n" +
 			"against it. With --bucket, FILE is a key as `segment ls` shows it.",
 		Args: args(cobra.MinimumNArgs(1)),
 	}
@@ -171,6 +174,9 @@ func (a *app) segmentVerifyCmd() *cobra.Command {
 
 // verifySegment checks a local log against the index beside it if there is one.
 func verifySegment(name string, s *segmentBytes, local bool) (segment.Report, error) {
+	if kind := walKind(s); kind != "" && local {
+		return verifyWAL(kind, name)
+	}
 	base, ok := strings.CutSuffix(name, filepath.Ext(segment.LogName(0)))
 	if !local || !ok {
 		return segment.Verify(s, s.size)
