@@ -179,6 +179,9 @@ func TestDescribeTopicPartitions(t *testing.T) {
 			if p.LeaderID != 1 || p.LeaderEpoch != 5 || !slices.Equal(p.Replicas, []int32{1}) || !slices.Equal(p.ISR, []int32{1}) {
 				t.Errorf("%+v", p)
 			}
+			if p.EligibleLeaderReplicas == nil || p.LastKnownELR == nil {
+				t.Error("null lists, which kafka-topics.sh --describe does not survive")
+			}
 		}
 	})
 }

@@ -78,7 +78,11 @@ func (b *adminBroker) Nodes() []broker.Node {
 func (b *adminBroker) BrokerConfigs() []metadata.ConfigEntry {
 	return b.defaults.BrokerConfigs(map[string]string{"node.id": "1"})
 }
-func (b *adminBroker) LogDirs(context.Context) []broker.LogDir { return b.dirs }
+func (b *adminBroker) LogDirs(context.Context) []broker.LogDir {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.dirs
+}
 
 func (b *adminBroker) Topics() []*broker.Topic {
 	var out []*broker.Topic

@@ -90,6 +90,7 @@ func (s *Server) describePartitions(name string, from int32, limit int) (out kms
 		}
 		p := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
 		p.Partition, p.LeaderID, p.Replicas, p.ISR = i, me[0], me, me
+		p.EligibleLeaderReplicas, p.LastKnownELR = []int32{}, []int32{} // Java's admin client fails on null
 		if part, err := s.b.Partition(t.ID, i); err == nil {
 			p.LeaderEpoch = part.LeaderEpoch()
 		} else {
