@@ -57,6 +57,14 @@ type Node struct {
 // the test, and its log is printed if the test failed.
 func NewNode(t testing.TB, o NodeOptions) *Node {
 	t.Helper()
+	n := idleNode(t, o)
+	n.Start()
+	return n
+}
+
+// idleNode is NewNode without its start.
+func idleNode(t testing.TB, o NodeOptions) *Node {
+	t.Helper()
 	dir := t.TempDir()
 	n := &Node{t: t, o: o, Dir: filepath.Join(dir, "data"), log: filepath.Join(dir, "node.log"), Kafka: freeAddr(t), Admin: freeAddr(t)}
 	testenv.Binary(t) // builds it outside the time limits below
@@ -68,7 +76,6 @@ func NewNode(t testing.TB, o NodeOptions) *Node {
 			t.Logf("log of the node:\n%s", n.Log())
 		}
 	})
-	n.Start()
 	return n
 }
 
@@ -103,13 +110,25 @@ func (n *Node) Start() {
 	}
 }
 
+// args is the command line.
+func (n *Node) args() []string {
+	return append([]string{"serve", "--data-dir", n.Dir, "--kafka-addr", n.Kafka, "--admin-addr", n.Admin, "--wal-size", "64MiB", "--memory-tail", "32MiB"}, n.o.Args...)
+}
+
 func (n *Node) start() error {
+	if err := n.launch(); err != nil {
+		return err
+	}
+	return n.ready()
+}
+
+// launch starts the process and does not wait for it.
+func (n *Node) launch() error {
 	out, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	args := append([]string{"serve", "--data-dir", n.Dir, "--kafka-addr", n.Kafka, "--admin-addr", n.Admin, "--wal-size", "64MiB", "--memory-tail", "32MiB"}, n.o.Args...)
-	cmd := command(n.t, n.o.Env, args...)
+	cmd := command(n.t, n.o.Env, n.args()...)
 	cmd.Stdout, cmd.Stderr = out, out
 	// The kernel kills the node when the thread that started it ends, so a
 	// killed test leaves none behind; hence the locked thread.
@@ -127,10 +146,7 @@ func (n *Node) start() error {
 			n.err = cmd.Wait()
 		}
 	}()
-	if err := <-started; err != nil {
-		return err
-	}
-	return n.ready()
+	return <-started
 }
 
 // ready waits until the node answers that it is.
