@@ -275,8 +275,39 @@ func (b *Broker) Close() error {
 	return b.uploader.Close()
 }
 
-// Drain uploads what is closed, until ctx ends.
-func (b *Broker) Drain(ctx context.Context) error { return b.uploader.Drain(ctx) }
+// closingPause is how long Drain waits for segments that are being closed.
+const closingPause = 10 * time.Millisecond
+
+// Drain uploads what is closed, until ctx ends. Segments that are full and not
+// yet wholly written are waited for. Nothing may be appended meanwhile.
+func (b *Broker) Drain(ctx context.Context) error {
+	for {
+		closing := b.closing() // before the uploads, so that they see the last of them
+		if err := b.uploader.Drain(ctx); err != nil || !closing {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("drain: a segment is still being closed: %w", ctx.Err())
+		case <-time.After(closingPause):
+		}
+	}
+}
+
+// closing tells whether a segment is full and will soon be closed.
+func (b *Broker) closing() bool {
+	if b.opts.Store.Err() != nil {
+		return false
+	}
+	for _, l := range b.opts.Store.Logs() {
+		for _, s := range l.Segments() {
+			if !s.Closed && !s.ClosedAt.IsZero() {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // ClusterID is the id of the cluster.
 func (b *Broker) ClusterID() string { return b.opts.Meta.ClusterID() }
