@@ -141,6 +141,9 @@ func TestCreateTopicsValidateOnly(t *testing.T) {
 		if n := resp.Topics[0].NumPartitions; v >= 5 && n != 3 {
 			t.Errorf("%d partitions, want the default", n)
 		}
+		if v >= 5 && resp.Topics[0].Configs == nil {
+			t.Error("null configs, which Java's admin client does not survive")
+		}
 		if resp.Topics[0].TopicID != [16]byte{} {
 			t.Errorf("topic id %x of a topic that is not there", resp.Topics[0].TopicID)
 		}

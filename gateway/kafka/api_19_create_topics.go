@@ -71,6 +71,7 @@ func (s *Server) createTopic(ctx context.Context, t *kmsg.CreateTopicsRequestTop
 		return err
 	}
 	out.TopicID, out.NumPartitions, out.ReplicationFactor = created.ID, created.Partitions, 1
+	out.Configs = []kmsg.CreateTopicsResponseTopicConfig{} // Java's admin client fails on null
 	if validateOnly {
 		return nil
 	}
