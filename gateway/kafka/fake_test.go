@@ -96,6 +96,30 @@ func (b *memBroker) CreatePartitions(ctx context.Context, name string, total int
 	return b.adminBroker.CreatePartitions(ctx, name, total, validateOnly)
 }
 
+func (b *memBroker) DeleteTopic(ctx context.Context, id ids.TopicID) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.adminBroker.DeleteTopic(ctx, id)
+}
+
+func (b *memBroker) TopicConfigs(name string) ([]metadata.ConfigEntry, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.adminBroker.TopicConfigs(name)
+}
+
+func (b *memBroker) AlterTopicConfig(ctx context.Context, name string, ops []metadata.ConfigOp, validateOnly bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.adminBroker.AlterTopicConfig(ctx, name, ops, validateOnly)
+}
+
+func (b *memBroker) ReplaceTopicConfig(ctx context.Context, name string, configs map[string]*string, validateOnly bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.adminBroker.ReplaceTopicConfig(ctx, name, configs, validateOnly)
+}
+
 func (b *memBroker) Partition(id ids.TopicID, p int32) (Partition, error) {
 	l := b.log(id, p)
 	if l == nil {
@@ -249,7 +273,7 @@ func (l *memLog) Offset(_ context.Context, ts int64) (broker.OffsetAt, error) {
 	if ts == broker.TimestampLatest {
 		return broker.OffsetAt{Offset: l.next, Timestamp: -1, LeaderEpoch: l.epoch}, nil
 	}
-	return broker.OffsetAt{Offset: l.start, Timestamp: -1, LeaderEpoch: l.epoch}, nil
+	return broker.OffsetAt{Offset: l.start, Timestamp: max(ts, -1), LeaderEpoch: l.epoch}, nil
 }
 
 // harness is a running server with its broker.
@@ -299,6 +323,12 @@ func (c *counter) count(k string) int {
 
 func serve(t *testing.T, limits Limits) *harness {
 	t.Helper()
+	return serveOn(t, limits, func(l net.Listener) net.Listener { return l })
+}
+
+// serveOn serves on a listener that wrap may change.
+func serveOn(t *testing.T, limits Limits, wrap func(net.Listener) net.Listener) *harness {
+	t.Helper()
 	h := &harness{t: t, b: newMemBroker(t), seen: &counter{codes: map[string]int{}, bytes: map[string]int{}}}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -308,7 +338,7 @@ func serve(t *testing.T, limits Limits) *harness {
 	h.b.nodes = []broker.Node{{ID: 1, Host: "127.0.0.1", Port: int32(l.Addr().(*net.TCPAddr).Port), Rack: "r1"}}
 	h.s = NewServer(Options{Broker: h.b, Limits: limits, Observer: h.seen})
 	served := make(chan error, 1)
-	go func() { served <- h.s.Serve(l) }()
+	go func() { served <- h.s.Serve(wrap(l)) }()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()

@@ -57,6 +57,9 @@ func (p *pipe) SetWriteDeadline(time.Time) error { return nil }
 // whole frames, and gives back all it held.
 func FuzzConnection(f *testing.F) {
 	frames := fuzzed()
+	for _, frame := range captured(f) {
+		frames = append(frames, frame)
+	}
 	for i, frame := range frames {
 		f.Add(frame)
 		f.Add(append(append([]byte(nil), frame...), frames[(i+1)%len(frames)]...))
@@ -66,7 +69,7 @@ func FuzzConnection(f *testing.F) {
 			return
 		}
 		b := newMemBroker(t)
-		b.topic("logs", 2)
+		captureTopics(b)
 		var log bytes.Buffer
 		s := NewServer(Options{Broker: b, Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError})), Limits: Limits{MaxFrame: 1 << 20, MaxControl: 1 << 20, MaxInFlight: 1 << 25}})
 		p := &pipe{in: bytes.NewReader(sent)}
