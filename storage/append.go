@@ -29,9 +29,15 @@ type AppendOptions struct {
 // nothing was appended and done is not called. Append waits for memory, stream
 // or disk space until ctx ends (ErrBusy).
 func (l *Log) Append(ctx context.Context, b []byte, h batch.Header, opts AppendOptions, done func(AppendResult)) error {
-	if err := l.store.room(ctx); err != nil {
+	if err := l.store.reserve(ctx, int64(len(b))); err != nil {
 		return err
 	}
+	taken := false
+	defer func() {
+		if !taken { // an error, or a duplicate
+			l.store.free(int64(len(b)))
+		}
+	}()
 	l.appendMu.Lock()
 	defer l.appendMu.Unlock()
 	dup, err := l.producers.check(&h)
@@ -70,6 +76,7 @@ func (l *Log) Append(ctx context.Context, b []byte, h batch.Header, opts AppendO
 		return appendError(err)
 	}
 	l.settle(r, h, b, now)
+	taken = true
 	return nil
 }
 

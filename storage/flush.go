@@ -213,7 +213,6 @@ func (w *pieceWriter) write(n int) error {
 func (l *Log) advance(s *seg, to int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.store.diskUsed.Add(to - s.written)
 	s.written, s.dirty, s.head = to, true, nil
 	l.passLocked(s, to)
 }
@@ -320,7 +319,7 @@ func (l *Log) finishSegment(s *seg) error {
 		return l.diskError("write index", err)
 	}
 	l.mu.Lock()
-	l.store.diskUsed.Add(s.size - s.written + int64(len(trailer)))
+	l.store.diskUsed.Add(int64(len(trailer)))
 	s.written, s.dirty, s.state, s.head = s.size, false, segClosed, nil
 	l.passLocked(s, s.size)
 	s.trailer = int64(len(trailer))

@@ -189,7 +189,7 @@ func (l *Log) recoverOpen(base int64) error {
 	s.dirty = true
 	l.segs = append(l.segs, s)
 	l.next.Store(s.last + 1)
-	l.store.diskUsed.Add(s.written)
+	l.store.diskUsed.Add(s.size)
 	return nil
 }
 
@@ -228,12 +228,59 @@ func readFile(fsys vfs.FS, path string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// spills replays the spill files, oldest first.
+// spilled is a batch found in a spill file.
+type spilled struct {
+	wal.Entry // without its data
+	ref       spillRef
+	size      int
+}
+
+// spills replays the spill files. Each log's batches come by offset, whatever
+// file they are in: a power loss while merged files are removed may leave an
+// old file beside the new one, which begins before it.
 func (r *recovery) spills() error {
+	files, err := r.openSpills()
+	if err != nil {
+		return err
+	}
+	var all []spilled
+	for _, f := range files {
+		b, err := readFile(r.s.opts.FS, f.path, 2*wal.MaxJumbo)
+		if err != nil {
+			return err
+		}
+		err = decodeSpill(b, func(e *wal.Entry, pos int64) error {
+			all = append(all, spilled{Entry: *e, ref: spillRef{file: f, pos: pos}, size: len(e.Data)})
+			all[len(all)-1].Data = nil // not the whole file for one batch of it
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.path, err)
+		}
+	}
+	sort.SliceStable(all, func(i, j int) bool { return all[i].Base < all[j].Base })
+	for i := range all {
+		e := &all[i]
+		if e.Data, err = r.s.readSpill(&e.ref, e.Base, e.size); err != nil {
+			return err
+		}
+		if err := r.entry(&e.Entry, &e.ref); err != nil {
+			return err
+		}
+		e.Data = nil
+	}
+	for _, f := range files {
+		f.unref(r.s)
+	}
+	return nil
+}
+
+// openSpills lists the spill files, oldest first, with one reference to each.
+func (r *recovery) openSpills() (out []*spillFile, err error) {
 	dir := filepath.Join(r.s.opts.Dir, "wal")
 	files, err := r.s.opts.FS.List(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
 	for _, e := range files {
 		seq, ok := parseSpillName(e.Name())
@@ -242,27 +289,22 @@ func (r *recovery) spills() error {
 				err = r.s.opts.FS.Remove(filepath.Join(dir, e.Name()))
 			}
 			if err != nil {
-				return err
+				return nil, err
 			}
 			continue
 		}
-		f := &spillFile{path: filepath.Join(dir, e.Name()), seq: seq}
-		b, err := readFile(r.s.opts.FS, f.path, 2*wal.MaxJumbo)
+		info, err := e.Info()
 		if err != nil {
-			return err
+			return nil, err
 		}
-		f.size = int64(len(b))
+		f := &spillFile{path: filepath.Join(dir, e.Name()), seq: seq, size: info.Size()}
 		f.refs.Store(1)
 		r.s.spillSeq.Store(max(r.s.spillSeq.Load(), seq))
 		r.s.spills[seq] = f
 		r.s.diskUsed.Add(f.size)
-		err = decodeSpill(b, func(e *wal.Entry, pos int64) error { return r.entry(e, &spillRef{file: f, pos: pos}) })
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.path, err)
-		}
-		f.unref(r.s)
+		out = append(out, f)
 	}
-	return nil
+	return out, nil
 }
 
 // entry appends one replayed batch to its log, unless the log has it already.
@@ -310,6 +352,7 @@ func (r *recovery) entry(e *wal.Entry, ref *spillRef) error {
 	l.hw = l.next.Load()
 	l.pending += int64(rec.size)
 	l.mu.Unlock()
+	r.s.diskUsed.Add(int64(rec.size))
 	r.s.chunks.note(rec.Chunk, l)
 	return l.rollReplayed(s)
 }

@@ -73,7 +73,8 @@ type Options struct {
 	// MaxFiles bounds the segment files kept open.
 	MaxFiles int
 	// DiskBudget bounds the bytes of ring, segments and spill files; appends
-	// wait when it is reached. 0 means no bound.
+	// wait when they would exceed it. Indexes and spill files are counted when
+	// they are written, so they may exceed it a little. 0 means no bound.
 	DiskBudget int64
 	// ProducerExpiry is how long an idle producer id is remembered; 0 means
 	// Kafka's 24 h (producer.id.expiration.ms).

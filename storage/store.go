@@ -26,7 +26,7 @@ type Store struct {
 	chunks   chunkQueue
 	dirty    dirtySet
 
-	diskUsed atomic.Int64 // bytes of segments and spill files
+	diskUsed atomic.Int64 // bytes of segments, also those still to be written, and spill files
 	spillSeq atomic.Uint64
 	cleanAt  atomic.Uint64 // stream position from which the cleaner is woken
 
@@ -149,7 +149,10 @@ func (s *Store) Remove(tp ids.TopicPartition) error {
 	l.closed = true
 	freed := int64(0)
 	for _, g := range l.segs {
-		freed += g.written + g.trailer
+		freed += g.trailer
+		if !g.logGone { // else given back when it was dropped
+			freed += g.size
+		}
 		s.files.remove(l.logPath(g))
 	}
 	l.dropTailLocked()
@@ -246,8 +249,10 @@ func (s *Store) Err() error {
 	return s.err
 }
 
-// room waits until the disk budget has room.
-func (s *Store) room(ctx context.Context) error {
+// reserve waits until the disk budget has room for n more bytes of segments,
+// and takes it: what is appended will be written, whether or not there is room
+// then. The caller gives back what it does not append.
+func (s *Store) reserve(ctx context.Context, n int64) error {
 	for {
 		s.mu.Lock()
 		err, freed := s.err, s.freed
@@ -255,8 +260,16 @@ func (s *Store) room(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.opts.DiskBudget == 0 || s.DiskUsed() < s.opts.DiskBudget {
+		used := s.diskUsed.Load()
+		if s.opts.DiskBudget == 0 {
+			s.diskUsed.Add(n)
 			return nil
+		}
+		if used+s.stream.State().Capacity+n <= s.opts.DiskBudget {
+			if s.diskUsed.CompareAndSwap(used, used+n) {
+				return nil
+			}
+			continue
 		}
 		select {
 		case <-freed:
@@ -268,8 +281,18 @@ func (s *Store) room(ctx context.Context) error {
 	}
 }
 
-// DiskUsed returns the bytes of ring, segments and spill files.
+// DiskUsed returns the bytes of ring, segments and spill files, with what is
+// appended and not yet in its segment's file.
 func (s *Store) DiskUsed() int64 { return s.diskUsed.Load() + s.stream.State().Capacity }
+
+// fullMargin is the room, in bytes, below which the disk counts as full: a
+// batch of the usual limit does not fit any more.
+const fullMargin = 1 << 20
+
+// DiskFull reports whether appends wait, or soon will, for the disk budget.
+func (s *Store) DiskFull() bool {
+	return s.opts.DiskBudget > 0 && s.DiskUsed()+fullMargin > s.opts.DiskBudget
+}
 
 // DiskBudget returns the configured bound, 0 for none.
 func (s *Store) DiskBudget() int64 { return s.opts.DiskBudget }

@@ -82,8 +82,8 @@ func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *Agent) diskCheck() error {
-	if b := a.store.DiskBudget(); b > 0 && a.store.DiskUsed() >= b {
-		return fmt.Errorf("disk budget used up: %d of %d bytes", a.store.DiskUsed(), b)
+	if a.store.DiskFull() {
+		return fmt.Errorf("disk budget used up, producers wait: %d of %d bytes", a.store.DiskUsed(), a.store.DiskBudget())
 	}
 	return nil
 }
