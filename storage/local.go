@@ -239,49 +239,46 @@ type TimeOffset struct {
 	Epoch             int32
 }
 
-// FirstSpanSince returns the offset from which a search for the first record
-// with a timestamp >= ts must read on this disk: the first offset of a span (or
-// tail batch) whose maximum timestamp is at least ts. ok is false when there is none.
-func (l *Log) FirstSpanSince(ts int64) (offset int64, ok bool, err error) {
+// FirstSpanSince returns where the first record at or after offset from with a
+// timestamp >= ts may be on this disk: the offsets [base, end) of the first span
+// that reaches beyond from and has such a timestamp. It need not be of a record
+// beyond from: then the search goes on from end. ok is false when there is none.
+func (l *Log) FirstSpanSince(ts, from int64) (base, end int64, ok bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range l.segs {
-		if s.logGone || s.last < s.base || s.maxTS < ts || s.last < l.start {
+		if s.logGone || s.last < s.base || s.maxTS < ts || s.last < from {
 			continue
 		}
 		if s.builder != nil {
-			if off, ok := s.builder.LookupTime(ts); ok {
-				return off, true, nil
+			if base, end, ok = s.builder.LookupTime(ts, from); ok {
+				return base, end, true, nil
 			}
 			continue
 		}
 		if s.index == nil {
 			if s.index, _, err = l.readIndex(s); err != nil {
-				return 0, false, err
+				return 0, 0, false, err
 			}
 		}
-		if off, ok := s.index.LookupTime(ts); ok {
-			return off, true, nil
+		if base, end, ok = s.index.LookupTime(ts, from); ok {
+			return base, end, true, nil
 		}
 	}
-	return 0, false, nil
+	return 0, 0, false, nil
 }
 
-// MaxTimestamp returns the greatest batch timestamp on this disk and the first
-// offset of a span that has it; -1 when there are no batches.
-func (l *Log) MaxTimestamp() (ts int64, from int64) {
-	ts, from = -1, -1
+// MaxTimestamp returns the greatest batch timestamp of the segments on this
+// disk that reach beyond the log start, -1 when there is none. It may be that
+// of a record below the log start.
+func (l *Log) MaxTimestamp() int64 {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	ts := int64(-1)
 	for _, s := range l.segs {
-		if !s.logGone && s.last >= s.base && s.maxTS > ts {
-			ts = s.maxTS
+		if !s.logGone && s.last >= s.base && s.last >= l.start {
+			ts = max(ts, s.maxTS)
 		}
 	}
-	l.mu.Unlock()
-	if ts >= 0 {
-		if off, ok, err := l.FirstSpanSince(ts); err == nil && ok {
-			from = off
-		}
-	}
-	return ts, from
+	return ts
 }

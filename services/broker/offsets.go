@@ -67,21 +67,27 @@ func (p *Partition) offsetSince(ctx context.Context, ts int64) (OffsetAt, error)
 			return OffsetAt{Offset: r.Offset, Timestamp: r.Timestamp, LeaderEpoch: r.Epoch}, nil
 		}
 	}
-	from, ok, err := p.log.FirstSpanSince(ts)
-	if err != nil {
-		return OffsetAt{}, storageError(err)
+	for from := off.Start; ; {
+		base, end, ok, err := p.log.FirstSpanSince(ts, from)
+		if err != nil {
+			return OffsetAt{}, storageError(err)
+		}
+		if !ok {
+			return OffsetAt{Offset: -1, Timestamp: -1, LeaderEpoch: -1}, nil
+		}
+		found, err := p.scanSince(ctx, max(base, from), end, ts)
+		if err != nil || found.Offset >= 0 {
+			return found, err
+		}
+		from = end // the span's timestamp was that of a record below the log start
 	}
-	if !ok {
-		return OffsetAt{Offset: -1, Timestamp: -1, LeaderEpoch: -1}, nil
-	}
-	return p.scanSince(ctx, max(from, off.Start), ts)
 }
 
-// scanSince walks records on this disk from offset on.
-func (p *Partition) scanSince(ctx context.Context, offset, ts int64) (OffsetAt, error) {
+// scanSince walks records on this disk from offset up to (without) end.
+func (p *Partition) scanSince(ctx context.Context, offset, end, ts int64) (OffsetAt, error) {
 	none := OffsetAt{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
 	start := offset
-	for {
+	for offset < end {
 		r, err := p.log.Read(ctx, offset, 1<<20, true)
 		if err != nil {
 			return none, storageError(err)
@@ -103,6 +109,7 @@ func (p *Partition) scanSince(ctx context.Context, offset, ts int64) (OffsetAt, 
 		}
 		r.Release()
 	}
+	return none, nil
 }
 
 // FindTimestamp returns the first record in the batches b with an offset of at
@@ -135,12 +142,14 @@ func FindTimestamp(b []byte, from, ts int64) (found OffsetAt, next int64, err er
 	return found, next, nil
 }
 
-// maxTimestamp finds the record with the greatest timestamp of all tiers.
+// maxTimestamp finds the record with the greatest timestamp of all tiers. What
+// segments say of theirs is an upper bound: it may be that of a record below
+// the log start.
 func (p *Partition) maxTimestamp(ctx context.Context) (OffsetAt, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeLimit)
 	defer cancel()
 	off := p.log.Offsets()
-	ts, _ := p.log.MaxTimestamp()
+	ts := p.log.MaxTimestamp()
 	if off.Start < off.LocalStart && p.tiered.Load() > off.Start {
 		t, err := p.b.opts.Reader.MaxTimestamp(ctx, p.tp, off.Start)
 		if err != nil {
@@ -148,8 +157,17 @@ func (p *Partition) maxTimestamp(ctx context.Context) (OffsetAt, error) {
 		}
 		ts = max(ts, t)
 	}
-	if ts < 0 {
-		return OffsetAt{Offset: -1, Timestamp: -1, LeaderEpoch: -1}, nil
+	best := OffsetAt{Offset: -1, Timestamp: -1, LeaderEpoch: -1}
+	for at := ts; best.Timestamp < ts; at = ts - (ts-best.Timestamp)/2 {
+		found, err := p.offsetSince(ctx, at)
+		if err != nil {
+			return found, err
+		}
+		if found.Offset >= 0 {
+			best = found
+		} else {
+			ts = at - 1
+		}
 	}
-	return p.offsetSince(ctx, ts)
+	return best, nil
 }

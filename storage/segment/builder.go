@@ -97,8 +97,11 @@ func (b *Builder) SpansFrom(offset, limit, avail int64) ([]Span, int64) {
 	return spansFrom(b.spans, offset, limit, b.meta.LogSize, avail)
 }
 
-// LookupTime returns the base offset of the first span with a timestamp >= ts.
-func (b *Builder) LookupTime(ts int64) (offset int64, ok bool) { return lookupTime(b.spans, ts) }
+// LookupTime returns the first span with a timestamp >= ts that ends behind
+// offset from: its first offset and the one behind its last.
+func (b *Builder) LookupTime(ts, from int64) (base, end int64, ok bool) {
+	return lookupTime(b.spans, ts, from, b.meta.Last+1)
+}
 
 // Trailer encodes the trailer. lastStable is the last stable offset now.
 func (b *Builder) Trailer(lastStable int64, aborted []AbortedTxn, producers []ProducerState) []byte {
@@ -144,11 +147,15 @@ func spansFrom(spans []Span, offset, limit, size, avail int64) ([]Span, int64) {
 	return append([]Span(nil), spans[i:j]...), end
 }
 
-func lookupTime(spans []Span, ts int64) (int64, bool) {
-	for i := range spans {
-		if spans[i].MaxTimestamp >= ts {
-			return spans[i].Base, true
+func lookupTime(spans []Span, ts, from, logEnd int64) (base, end int64, ok bool) {
+	for i, s := range spans {
+		end := logEnd
+		if i+1 < len(spans) {
+			end = spans[i+1].Base
+		}
+		if s.MaxTimestamp >= ts && end > from {
+			return s.Base, end, true
 		}
 	}
-	return 0, false
+	return 0, 0, false
 }

@@ -191,7 +191,7 @@ func FuzzTrailer(f *testing.F) {
 			if spans, to := x.SpansFrom(o, 1000); len(spans) > 0 && to <= int64(len(log)) {
 				_ = VerifySpan(log[spans[0].Pos:to], spans, to) // must not panic
 			}
-			x.LookupTime(o)
+			x.LookupTime(o, 0)
 			x.Aborted(0, o)
 		}
 		again := encodeTrailer(&x.Meta, x.spans, x.aborted, x.Producers, x.Epochs)

@@ -73,8 +73,11 @@ func (x *Index) SpansFrom(offset, limit int64) ([]Span, int64) {
 	return spansFrom(x.spans, offset, limit, x.Meta.LogSize, x.Meta.LogSize)
 }
 
-// LookupTime returns the base offset of the first span with a timestamp >= ts.
-func (x *Index) LookupTime(ts int64) (offset int64, ok bool) { return lookupTime(x.spans, ts) }
+// LookupTime returns the first span with a timestamp >= ts that ends behind
+// offset from: its first offset and the one behind its last.
+func (x *Index) LookupTime(ts, from int64) (base, end int64, ok bool) {
+	return lookupTime(x.spans, ts, from, x.Meta.Last+1)
+}
 
 // Aborted returns the aborted transactions that touch offsets [from, to).
 func (x *Index) Aborted(from, to int64) []AbortedTxn {

@@ -186,9 +186,18 @@ func TestLookupTime(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			at, ok := x.LookupTime(ts)
-			if at2, ok2 := b.LookupTime(ts); at2 != at || ok2 != ok {
+			at, behind, ok := x.LookupTime(ts, 0)
+			if at2, behind2, ok2 := b.LookupTime(ts, 0); at2 != at || behind2 != behind || ok2 != ok {
 				t.Fatalf("builder and index differ at %d", ts)
+			}
+			if ok && (first < at || first >= behind) {
+				t.Fatalf("timestamp %d: span %d to %d, first batch %d", ts, at, behind, first)
+			}
+			if again, _, ok2 := x.LookupTime(ts, behind-1); ok && (!ok2 || again != at) {
+				t.Fatalf("timestamp %d: from the span's last offset on, span %d %t, want %d", ts, again, ok2, at)
+			}
+			if later, _, ok2 := x.LookupTime(ts, behind); ok && ok2 && later < behind {
+				t.Fatalf("timestamp %d: behind the span that ends at %d, span %d", ts, behind, later)
 			}
 			if ok != (first >= 0) || ok && at > first || ok && interval == 1 && at != first {
 				t.Fatalf("timestamp %d: offset %d %t, first batch %d", ts, at, ok, first)
