@@ -52,6 +52,8 @@ type RetentionPlan struct {
 	// DropLocal are the bases of local segments that may go from the disk:
 	// they are below LogStart, or they are in the bucket and beyond the local limits.
 	DropLocal []int64
+	// Roll: the active segment is over the total limits too, and so goes once it is closed.
+	Roll bool
 }
 
 // Retain applies Kafka's retention rules:
@@ -61,15 +63,22 @@ type RetentionPlan struct {
 //     a timestamp in the future keeps itself and what follows.
 //   - By size, the oldest segments go while what remains is at least the
 //     limit, so a partition may be larger than it by less than one segment.
-//   - The active segment counts for the size and never goes.
+//   - The active segment counts for the size and does not go. When all before
+//     it goes and it is over the limit itself, Roll asks to close it, so that a
+//     partition that nobody writes to any more expires too.
 //   - What is not in the bucket never leaves the disk because of a local limit.
 //
 // Retain changes nothing and keeps nothing of its arguments.
 func Retain(c RetentionConfig, s RetentionState) RetentionPlan {
 	plan := RetentionPlan{LogStart: s.LogStart}
 	total := s.pieces(c.Remote)
-	if n := expired(total, s.Now, c.RetentionMs, c.RetentionBytes); n > 0 {
+	n := expired(total, s.Now, c.RetentionMs, c.RetentionBytes)
+	if n > 0 {
 		plan.LogStart = max(plan.LogStart, total[n-1].last+1)
+	}
+	if last := len(total) - 1; last >= 0 && n == last && total[last].bytes > 0 {
+		total[last].pinned = false
+		plan.Roll = expired(total, s.Now, c.RetentionMs, c.RetentionBytes) > last
 	}
 	plan.DropLocal = s.dropLocal(c, plan.LogStart)
 	return plan

@@ -48,7 +48,7 @@ func TestRetain(t *testing.T) {
 			RetentionState{Now: 1000, Local: []LocalRange{seg(0, 9, 10, 900), active(10, 9, 0, -1)}}, 0, nil},
 		{"a young segment shields what follows", cfg(func(c *RetentionConfig) { c.RetentionMs = 100 }),
 			RetentionState{Now: 1000, Local: []LocalRange{seg(0, 9, 10, 5000), seg(10, 19, 10, 1), active(20, 19, 0, -1)}}, 0, nil},
-		{"active never goes", cfg(func(c *RetentionConfig) { c.RetentionMs = 0; c.RetentionBytes = 0 }),
+		{"active does not go", cfg(func(c *RetentionConfig) { c.RetentionMs = 0; c.RetentionBytes = 0 }),
 			RetentionState{Now: 1000, Local: []LocalRange{seg(0, 9, 10, 1), active(10, 19, 1000, 1)}}, 10, []int64{0}},
 		{"unknown timestamp counts from modification", cfg(func(c *RetentionConfig) { c.RetentionMs = 100 }),
 			RetentionState{Now: 1000, Local: []LocalRange{{Base: 0, Last: 9, MaxTimestamp: -1, Modified: 950}, active(10, 9, 0, -1)}}, 0, nil},
@@ -88,6 +88,38 @@ func TestRetain(t *testing.T) {
 			got := Retain(tt.cfg, tt.state)
 			if got.LogStart != tt.start || !slices.Equal(got.DropLocal, tt.drop) {
 				t.Errorf("Retain = start %d, drop %v; want %d, %v", got.LogStart, got.DropLocal, tt.start, tt.drop)
+			}
+		})
+	}
+}
+
+func TestRetainRolls(t *testing.T) {
+	const never = Unlimited
+	tests := []struct {
+		name      string
+		ms, bytes int64
+		local     []LocalRange
+		want      bool
+	}{
+		{"old", 100, never, []LocalRange{active(0, 9, 10, 899)}, true},
+		{"old, all before it too", 100, never, []LocalRange{seg(0, 9, 10, 1), active(10, 19, 10, 899)}, true},
+		{"not old enough", 100, never, []LocalRange{active(0, 9, 10, 900)}, false},
+		{"kept by what is before it", 100, never, []LocalRange{seg(0, 9, 10, 950), active(10, 19, 10, 1)}, false},
+		{"empty", 0, 0, []LocalRange{active(0, -1, 0, -1)}, false},
+		{"no limit", never, never, []LocalRange{active(0, 9, 10, 1)}, false},
+		{"at the size", never, 10, []LocalRange{active(0, 9, 10, 1)}, false},
+		{"larger than the size by less than itself", never, 1, []LocalRange{active(0, 9, 10, 1)}, false},
+		{"nothing may stay", never, 0, []LocalRange{seg(0, 9, 10, 1), active(10, 19, 10, 1)}, true},
+		{"already closed", 0, 0, []LocalRange{seg(0, 9, 10, 1)}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := Retain(RetentionConfig{tt.ms, tt.bytes, AsTotal, AsTotal, true}, RetentionState{Now: 1000, Local: tt.local})
+			if got.Roll != tt.want {
+				t.Errorf("Roll = %t, want %t", got.Roll, tt.want)
+			}
+			if last := tt.local[len(tt.local)-1]; last.Active && got.LogStart > last.Base {
+				t.Errorf("the log start is %d, the active segment begins at %d", got.LogStart, last.Base)
 			}
 		})
 	}

@@ -140,6 +140,9 @@ func (b *Broker) retainPartition(ctx context.Context, p *Partition) (moved bool,
 	c := p.config()
 	plan := tiering.Retain(tiering.RetentionConfig{RetentionMs: c.RetentionMs, RetentionBytes: c.RetentionBytes,
 		LocalRetentionMs: c.LocalRetentionMs, LocalRetentionBytes: c.LocalRetentionBytes, Remote: c.RemoteStorage}, state)
+	if plan.Roll {
+		p.log.RollIfOld(true) // it goes with one of the next passes
+	}
 	if plan.LogStart > off.Start {
 		plan.LogStart = min(plan.LogStart, off.HighWatermark)
 		if err := b.opts.Meta.SetLogStart(ctx, p.tp, p.LeaderEpoch(), plan.LogStart); err != nil {
