@@ -374,11 +374,14 @@ func writeFile(fs vfs.FS, path string, b []byte) error {
 // flushLoop writes behind what is queued.
 func (s *Store) flushLoop() {
 	defer s.wg.Done()
-	staging := vfs.AlignedBytes(stagingSize)
+	var staging []byte
 	for {
 		l := s.dequeue()
 		if l == nil {
 			return
+		}
+		if staging == nil {
+			staging = vfs.AlignedBytes(stagingSize)
 		}
 		if err := l.flush(flushFull, staging); err != nil && !errors.Is(err, ErrClosed) {
 			s.opts.Logger.Warn("write behind failed", "partition", l.tp.String(), "err", err)

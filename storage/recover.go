@@ -19,7 +19,7 @@ import (
 // recovery rebuilds the logs of a store.
 type recovery struct {
 	s       *Store
-	staging []byte
+	staging []byte // once memory runs full
 	chunk   *wal.Chunk // memory for replayed batches
 	used    int
 }
@@ -27,7 +27,7 @@ type recovery struct {
 // recover reads segment files, spill files and stream, in this order: each
 // goes on where the one before ends.
 func (s *Store) recover() error {
-	r := &recovery{s: s, staging: vfs.AlignedBytes(stagingSize)}
+	r := &recovery{s: s}
 	entries, err := s.opts.FS.List(filepath.Join(s.opts.Dir, logsDir))
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
@@ -378,6 +378,9 @@ func (r *recovery) keep(rec *record) error {
 			r.chunk = nil
 		}
 		for r.s.memoryHigh() {
+			if r.staging == nil {
+				r.staging = vfs.AlignedBytes(stagingSize)
+			}
 			if more, err := r.s.evictOldest(r.staging, true); err != nil {
 				return err
 			} else if !more {

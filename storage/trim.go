@@ -102,7 +102,7 @@ func (l *Log) lowLocked() (wal.Pos, bool) {
 // cleaner trims the ring and evicts memory.
 func (s *Store) cleanLoop() {
 	defer s.wg.Done()
-	staging := vfs.AlignedBytes(stagingSize)
+	var staging []byte
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -111,6 +111,9 @@ func (s *Store) cleanLoop() {
 			return
 		case <-s.cleanKick:
 		case <-tick.C:
+		}
+		if staging == nil {
+			staging = vfs.AlignedBytes(stagingSize)
 		}
 		if err := s.clean(staging); err != nil {
 			s.opts.Logger.Warn("trim failed", "err", err)

@@ -13,6 +13,10 @@ import (
 // 1 MiB batches in one commit, small enough that the pool has many.
 const ChunkSize = 4 << 20
 
+// hugeFrom is the limit, in bytes, from which a pool asks for huge pages: in a
+// smaller one most chunks are never filled.
+const hugeFrom = 64 << 20
+
 // MaxJumbo bounds a single chunk made for one oversized append.
 const MaxJumbo = 256 << 20
 
@@ -112,7 +116,7 @@ func (p *Pool) try(need int) (*Chunk, chan struct{}, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("map %d bytes for the memory tail: %w", need, err)
 	}
-	if need == ChunkSize {
+	if need == ChunkSize && p.limit >= hugeFrom {
 		_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // only a hint
 	}
 	p.mapped += int64(need)
