@@ -32,6 +32,9 @@ const (
 	// without them.
 	coldWait = 500 * time.Millisecond
 	hotGrace = 50 * time.Millisecond
+	// bufferGrace is how long a request that holds buffers waits for more of
+	// them: others may wait for those that it holds.
+	bufferGrace = 50 * time.Millisecond
 )
 
 // fetching is one Fetch request under way.
@@ -155,13 +158,20 @@ func (f *fetching) reread(deadline time.Time) {
 // concurrently, within the one budget.
 func (f *fetching) read(deadline time.Time) {
 	var cold []*fetchResult
+	empty := &lazyTimeout{Context: f.c.ctx, after: max(time.Until(deadline), coldWait)}
+	defer empty.stop()
+	holding := &lazyTimeout{Context: f.c.ctx, after: bufferGrace}
+	defer holding.stop()
 	for i := range f.results {
 		r := &f.results[i]
 		if r.p == nil {
 			continue
 		}
-		left := f.budget - f.bytes
-		r.res = r.p.Read(f.c.ctx, f.options(r, min(left, int(r.part.maxBytes)), f.bytes == 0, true))
+		left, ctx := f.budget-f.bytes, empty
+		if f.bytes > 0 {
+			ctx = holding
+		}
+		r.res = r.p.Read(ctx, f.options(r, min(left, int(r.part.maxBytes)), f.bytes == 0, true))
 		f.took(r)
 		if r.res.Tiered {
 			cold = append(cold, r)

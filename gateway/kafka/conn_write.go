@@ -142,11 +142,9 @@ func (c *conn) finish(r *reply) {
 	}
 }
 
-// minProgress is how many bytes a client must take in each Limits.Write.
-const minProgress = 64 << 10
-
 // flush writes c.bufs. A client that takes its answer slowly but steadily is
-// not cut off.
+// not cut off, unless it is so slow that the memory which the answer holds would
+// be missed by others.
 func (c *conn) flush() error {
 	bufs := c.bufs
 	for {
@@ -155,7 +153,7 @@ func (c *conn) flush() error {
 		if err == nil {
 			return nil
 		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) || n < minProgress {
+		if !errors.Is(err, os.ErrDeadlineExceeded) || n < int64(c.s.limits.MinProgress) {
 			return err
 		}
 	}

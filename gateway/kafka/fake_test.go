@@ -146,6 +146,8 @@ type memLog struct {
 	*adminPartition
 	// ackAfter, when set, delays acknowledgements, from another goroutine.
 	ackAfter func() <-chan time.Time
+	// buffers, when set, is memory for reads: a place for each result.
+	buffers chan struct{}
 	// cold makes reads fail to find data unless they may wait, for so long.
 	cold atomic.Int64
 
@@ -249,9 +251,23 @@ func (l *memLog) Read(ctx context.Context, o broker.ReadOptions) broker.ReadResu
 		res.Data = append(res.Data, b)
 		size += len(b)
 	}
-	if size > 0 {
-		l.open.Add(1)
-		res.Release = func() { l.open.Add(-1) }
+	if size == 0 {
+		return res
+	}
+	if l.buffers != nil {
+		select {
+		case l.buffers <- struct{}{}:
+		case <-ctx.Done():
+			res.Data = nil
+			return res
+		}
+	}
+	l.open.Add(1)
+	res.Release = func() {
+		l.open.Add(-1)
+		if l.buffers != nil {
+			<-l.buffers
+		}
 	}
 	return res
 }

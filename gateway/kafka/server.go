@@ -33,7 +33,8 @@ type Limits struct {
 	MaxSessionRows int           // partitions in all of them: 500,000
 	Idle           time.Duration // without a request: 10 min (connections.max.idle.ms)
 	Frame          time.Duration // for a frame that has begun: 30 s
-	Write          time.Duration // for 64 KiB of a response to leave, or the rest: 60 s
+	Write          time.Duration // for MinProgress bytes of a response to leave, or the rest: 60 s
+	MinProgress    int           // bytes: 8 MiB
 }
 
 func (l *Limits) setDefaults() {
@@ -49,6 +50,7 @@ func (l *Limits) setDefaults() {
 	def(&l.Idle, 10*time.Minute)
 	def(&l.Frame, 30*time.Second)
 	def(&l.Write, time.Minute)
+	def(&l.MinProgress, 8<<20)
 	l.MaxInFlight = max(l.MaxInFlight, int64(l.MaxFrame))
 }
 
