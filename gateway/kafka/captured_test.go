@@ -69,12 +69,7 @@ func replayFrame(t *testing.T, frame []byte) {
 	if err := req.ReadFrom(body); err != nil {
 		t.Fatal(err)
 	}
-	if a := h.s.apis[head.key]; head.key != kmsg.Produce.Int16() {
-		n, err := check(body, a.schema, head.version, req.IsFlexible())
-		if want := elementsOf(reflect.ValueOf(req).Elem()); err != nil || n != want {
-			t.Errorf("walked over %d elements of %d: %v", n, want, err)
-		}
-	}
+	checkWalk(t, h.s.apis[head.key], req, body)
 	w := h.dial()
 	w.send(frame)
 	if p, ok := req.(*kmsg.ProduceRequest); !ok || p.Acks != 0 {
