@@ -96,15 +96,16 @@ func (s *Store) openCluster(ctx context.Context) error {
 			return err
 		}
 	}
+	s.clusterID = owner.ClusterID
+	if err := s.checkCluster(row); err != nil { // before anything is taken over
+		return err
+	}
 	if owner.Store != storeID {
 		if owner, err = s.adopt(ctx, owner, row, storeID); err != nil {
 			return err
 		}
 	}
-	s.clusterID, s.generation = owner.ClusterID, owner.Recovery
-	if err := s.checkCluster(row); err != nil {
-		return err
-	}
+	s.generation = owner.Recovery
 	return s.writeClusterRow(ctx)
 }
 
