@@ -136,14 +136,14 @@ func (a *Agent) openMetadata(ctx context.Context) error {
 	a.onClose(store.Close)
 	defaults, err := metadata.NewDefaults(a.cfg.TopicDefaults)
 	if err != nil {
-		return fmt.Errorf("topic defaults: %w", err)
+		return fmt.Errorf("--topic-config: %w", err)
 	}
 	id := &a.disk.Identity
 	meta, err := metadata.Open(ctx, metadata.Options{KV: store, Bucket: a.bucket, Incarnation: a.incarnation, ClusterID: id.ClusterID,
 		RememberedNodeID: max(id.NodeID, 0), MinEpoch: id.Epoch + 1, NodeID: a.cfg.NodeID, Defaults: defaults,
 		DefaultPartitions: a.cfg.NumPartitions, Logger: a.log})
 	if err != nil {
-		return fmt.Errorf("open metadata: %w", err)
+		return err
 	}
 	a.meta = meta
 	a.onClose(meta.Close)

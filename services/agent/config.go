@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cirrolog/cirrolog/gateway/kafka"
+	"github.com/cirrolog/cirrolog/metadata"
 )
 
 // Config of an agent. Default gives the values of `cirrolog serve`.
@@ -47,6 +48,9 @@ func Default() Config {
 	}
 }
 
+// minCacheMemory is the least that the tiered reader takes: 32 blocks of 4 MiB.
+const minCacheMemory = 128 << 20
+
 func (c *Config) bucketURL() string {
 	if c.Bucket == "" {
 		return "dir://" + filepath.ToSlash(filepath.Join(c.DataDir, "bucket"))
@@ -75,6 +79,17 @@ func (c *Config) validate() error {
 		if v < 16<<20 {
 			bad("%s %d: want at least 16MiB", flag, v)
 		}
+	}
+	if c.CacheMemory < minCacheMemory {
+		bad("--cache-memory %d: want at least 128MiB", c.CacheMemory)
+	}
+	for flag, v := range map[string]int{"--max-connections": c.Limits.MaxConnections, "--max-connections-per-ip": c.Limits.MaxPerAddress} {
+		if v < 0 {
+			bad("%s %d: want 1 or greater, or 0 for the default", flag, v)
+		}
+	}
+	if _, err := metadata.NewDefaults(c.TopicDefaults); err != nil {
+		bad("--topic-config: %w", err)
 	}
 	if c.DiskBudget != 0 && c.DiskBudget < 2*c.WALSize {
 		bad("--disk-budget %d: want at least twice --wal-size (%d)", c.DiskBudget, c.WALSize)

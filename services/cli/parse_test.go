@@ -110,11 +110,32 @@ func TestLayer(t *testing.T) {
 	}
 }
 
+func TestLayerOfMaps(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte("topic-config:\n  retention.ms: 7\n  local:\n    retention.bytes: 9\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	flags := func() (*pflag.FlagSet, *map[string]string) {
+		f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+		return f, f.StringToString("topic-config", nil, "")
+	}
+	f, got := flags()
+	if err := layer(f, path); err != nil || len(*got) != 2 || (*got)["retention.ms"] != "7" || (*got)["local.retention.bytes"] != "9" {
+		t.Errorf("topic-config is %v, %v", *got, err)
+	}
+	t.Setenv("CIRROLOG_TOPIC_CONFIG", "segment.ms=1")
+	f, got = flags()
+	if err := layer(f, path); err != nil || len(*got) != 1 || (*got)["segment.ms"] != "1" {
+		t.Errorf("topic-config is %v, %v: want the environment's", *got, err)
+	}
+}
+
 func TestLayerNamesTheNearest(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.yaml")
 	for _, c := range []struct{ yaml, env, want string }{
-		{"data_dir: x\n", "", `unknown key "data_dir", the nearest is "data-dir"`},
-		{"config: x\n", "", `unknown key "config"`},
+		{"data_dir: x\n", "", `data_dir: unknown key, the nearest is data-dir`},
+		{"wal-size:\n  least: 3\n", "", `wal-size.least: unknown key, the nearest is wal-size`},
+		{"config: x\n", "", `config: unknown key`},
 		{"wal-size: big\n", "", `wal-size = "big"`},
 		{"", "CIRROLOG_KAFKA_ADR", "the nearest is CIRROLOG_KAFKA_ADDR"},
 	} {

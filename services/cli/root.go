@@ -80,7 +80,7 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
+	root.SetFlagErrorFunc(flagError)
 	f := root.PersistentFlags()
 	f.StringSliceVar(&a.brokers, "brokers", envList("CIRROLOG_BROKERS", "127.0.0.1:9092"), "Kafka addresses of the cluster, HOST:PORT,…")
 	f.StringVar(&a.admin, "admin", envOr("CIRROLOG_ADMIN", "127.0.0.1:9644"), "admin address of an agent, HOST:PORT")

@@ -88,84 +88,75 @@ func newLogger(cmd *cobra.Command, level, format string) (*slog.Logger, error) {
 	return nil, fmt.Errorf("%w: --log-format %q: want text or json", errUsage, format)
 }
 
+// nested separates the levels of a YAML key. No flag's name has it.
+const nested = "\x00"
+
 // layer sets the flags that the command line does not give from the
 // environment and then from the YAML file. Unknown keys are errors.
 func layer(flags *pflag.FlagSet, path string) error {
-	k := koanf.New("\x00") // no nesting: keys are flag names
-	known := func(key string) bool { f := flags.Lookup(key); return f != nil && key != "config" && key != "help" }
-	if path == "" {
-		if f := flags.Lookup("config"); f != nil {
-			path = envOr(envPrefix+"CONFIG", "")
-		}
-	}
-	if path != "" {
-		if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
-			return fmt.Errorf("read %s: %w", path, err)
-		}
-		for _, key := range k.Keys() {
-			if !known(key) {
-				return fmt.Errorf("%s: unknown key %q, the nearest is %q", path, key, nearest(key, flags))
-			}
-		}
-	}
-	var unknown error
-	err := k.Load(env.Provider("\x00", env.Opt{Prefix: envPrefix, TransformFunc: func(name, v string) (string, any) {
+	set := settings{flags: flags, given: map[string]bool{}}
+	flags.Visit(func(f *pflag.Flag) { set.given[f.Name] = true })
+	k := koanf.New(nested)
+	err := k.Load(env.Provider(nested, env.Opt{Prefix: envPrefix, TransformFunc: func(name, v string) (string, any) {
 		key := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, envPrefix)), "_", "-")
 		if key == "config" || clientEnv[key] || strings.HasPrefix(key, "test-") {
 			return "", nil
 		}
-		if !known(key) && unknown == nil {
-			unknown = fmt.Errorf("environment: unknown variable %s, the nearest is %s%s", name, envPrefix,
-				strings.ToUpper(strings.ReplaceAll(nearest(key, flags), "-", "_")))
-		}
 		return key, v
 	}}), nil)
-	if err == nil {
-		err = unknown
-	}
 	if err != nil {
 		return err
 	}
+	asVariable := func(key string) string { return envPrefix + strings.ToUpper(strings.ReplaceAll(key, "-", "_")) }
+	if err := set.from(k, "environment: unknown variable %s, the nearest is %s", asVariable, asVariable); err != nil {
+		return err
+	}
+	if path == "" && flags.Lookup("config") != nil {
+		path = envOr(envPrefix+"CONFIG", "")
+	}
+	if path == "" {
+		return nil
+	}
+	k = koanf.New(nested)
+	if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	inFile := func(key string) string { return path + ": " + key }
+	return set.from(k, "%s: unknown key, the nearest is %s", inFile, func(key string) string { return key })
+}
+
+// settings sets flags from one source after the other; the first one counts.
+type settings struct {
+	flags *pflag.FlagSet
+	given map[string]bool
+}
+
+// from takes the keys of a source. unknown is the message for a key that is no
+// flag's name, with the key as at names it and the nearest one as near does.
+func (s settings) from(k *koanf.Koanf, unknown string, at, near func(key string) string) error {
+	var given []string
 	for _, key := range k.Keys() {
-		if f := flags.Lookup(key); f != nil && !f.Changed && known(key) {
-			if err := flags.Set(key, k.String(key)); err != nil {
-				return fmt.Errorf("%s = %q: %w", key, k.String(key), err)
-			}
+		name, sub, deeper := strings.Cut(key, nested)
+		f := s.flags.Lookup(name)
+		if f == nil || name == "config" || name == "help" || deeper && f.Value.Type() != "stringToString" {
+			return fmt.Errorf(unknown, at(strings.ReplaceAll(key, nested, ".")), near(nearest(strings.ReplaceAll(key, nested, "."), s.flags)))
 		}
+		if s.given[name] {
+			continue
+		}
+		value := k.String(key)
+		if deeper {
+			value = strings.ReplaceAll(sub, nested, ".") + "=" + value
+		}
+		if err := s.flags.Set(name, value); err != nil {
+			return fmt.Errorf("%s = %q: %w", at(name), value, valueError(err))
+		}
+		given = append(given, name)
+	}
+	for _, name := range given {
+		s.given[name] = true
 	}
 	return nil
-}
-
-// nearest returns the flag with the smallest edit distance to key.
-func nearest(key string, flags *pflag.FlagSet) string {
-	best, dist := "", 1<<30
-	flags.VisitAll(func(f *pflag.Flag) {
-		if d := distance(key, f.Name); d < dist && f.Name != "help" {
-			best, dist = f.Name, d
-		}
-	})
-	return best
-}
-
-// distance is the Levenshtein distance.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diag
-			if a[i] != b[j] {
-				cost++
-			}
-			diag = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // duration is a time.Duration flag that also knows days.
