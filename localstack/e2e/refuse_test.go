@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -10,16 +11,21 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cirrolog/cirrolog/storage/vfs"
+	"github.com/cirrolog/cirrolog/tiering/objstore"
+	"github.com/cirrolog/cirrolog/tiering/objstore/bucketurl"
 )
 
 // refuseLimit bounds a start that must be refused.
 const refuseLimit = 30 * time.Second
 
 // refuseRun runs `cirrolog args…`, which must end by itself with exit code
-// code and one line of output, and returns that line.
+// code (-1: any but 0) and one line of output, and returns that line.
 func refuseRun(t *testing.T, code int, env []string, args ...string) string {
 	t.Helper()
 	cmd := command(t, env, args...)
@@ -34,7 +40,7 @@ func refuseRun(t *testing.T, code int, env []string, args ...string) string {
 		t.Fatalf("cirrolog %s still ran after %v:\n%s", strings.Join(args, " "), refuseLimit, out.String())
 	}
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != code {
+	if !errors.As(err, &exit) || code >= 0 && exit.ExitCode() != code {
 		t.Errorf("cirrolog %s: %v, want exit code %d", strings.Join(args, " "), err, code)
 	}
 	line, rest, _ := strings.Cut(out.String(), "\n")
@@ -70,8 +76,8 @@ func treeSums(t *testing.T, dirs ...string) []byte {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil
 			}
-			if err != nil || !d.Type().IsRegular() {
-				return err
+			if err != nil || !d.Type().IsRegular() || d.Name() == "lock" {
+				return err // the directory bucket's own lock is no content
 			}
 			f, err := os.Open(path)
 			if err != nil {
@@ -197,23 +203,46 @@ func TestRefuseOtherFormat(t *testing.T) {
 	n, bucket := dirNode(t, false)
 	writeSome(t, n, "one")
 	n.Stop()
-	for _, path := range []string{filepath.Join(n.Dir, "disk.json"), filepath.Join(bucket, "meta", "cluster")} {
-		t.Run(filepath.Base(path), func(t *testing.T) {
-			good, err := os.ReadFile(path)
+	disk := filepath.Join(n.Dir, "disk.json")
+	b, err := bucketurl.Open(t.Context(), "dir://"+bucket, bucketurl.Options{FS: vfs.OS()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = objstore.Close(b) }()
+	for _, c := range []struct {
+		name  string
+		read  func() ([]byte, error)
+		write func([]byte) error
+	}{
+		{"data directory", func() ([]byte, error) { return os.ReadFile(disk) }, func(v []byte) error { return os.WriteFile(disk, v, 0o644) }},
+		{"bucket", func() ([]byte, error) {
+			r, _, err := b.Get(t.Context(), clusterObject, 0, -1)
+			if err != nil {
+				return nil, err
+			}
+			v, err := io.ReadAll(r)
+			return v, errors.Join(err, r.Close())
+		}, func(v []byte) error {
+			_, err := b.Put(t.Context(), clusterObject, bytes.NewReader(v), objstore.PutOptions{})
+			return err
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			good, err := c.read()
 			if err != nil {
 				t.Fatal(err)
 			}
-			bad := strings.Replace(strings.Replace(string(good), `"format": 1`, `"format": 77`, 1), `"format":1`, `"format":77`, 1)
-			if bad == string(good) {
-				t.Fatalf("%s has no format:\n%s", path, good)
+			bad := regexp.MustCompile(`"format": ?1\b`).ReplaceAll(good, []byte(`"format":77`))
+			if bytes.Equal(bad, good) {
+				t.Fatalf("there is no format in\n%s", good)
 			}
-			if err := os.WriteFile(path, []byte(bad), 0o644); err != nil {
+			if err := c.write(bad); err != nil {
 				t.Fatal(err)
 			}
 			same := unchanged(t, n.Dir, bucket)
 			says(t, n.refused(t), "format", "77", "version")
 			same()
-			if err := os.WriteFile(path, good, 0o644); err != nil {
+			if err := c.write(good); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -223,20 +252,76 @@ func TestRefuseOtherFormat(t *testing.T) {
 	n.Stop()
 }
 
+// clusterObject is the object that founds a cluster.
+const clusterObject = "meta/cluster"
+
 func TestRefusePortInUse(t *testing.T) {
 	n, _ := dirNode(t, false)
 	for _, c := range []struct{ flag, addr string }{{"--kafka-addr", n.Kafka}, {"--admin-addr", n.Admin}} {
 		other, bucket := dirNode(t, true)
 		other.o.Args = append(other.o.Args, c.flag, c.addr)
 		says(t, other.refused(t), c.addr, "address already in use", c.flag)
-		for _, dir := range []string{other.Dir, bucket} {
-			if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("the refused start made %s: %v", dir, err)
-			}
-		}
+		noDirs(t, other.Dir, bucket)
 	}
 	n.MustRun()
 	n.Stop()
+}
+
+// noDirs wants that none of the directories is there.
+func noDirs(t *testing.T, dirs ...string) {
+	t.Helper()
+	for _, dir := range dirs {
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the refused start made %s: %v", dir, err)
+		}
+	}
+}
+
+// TestRefuseSettings gives wrong flags, variables and keys: the error names the
+// nearest one there is, or what the value should be. Nothing is made.
+func TestRefuseSettings(t *testing.T) {
+	n, bucket := dirNode(t, true)
+	for _, c := range []struct {
+		args, env []string
+		yaml      string
+		words     []string
+	}{
+		{args: []string{"--retention-intervall", "3s"}, words: []string{"unknown flag --retention-intervall", "nearest is --retention-interval"}},
+		{env: []string{"CIRROLOG_KAFKA_ADR=x:1"}, words: []string{"CIRROLOG_KAFKA_ADR", "nearest is CIRROLOG_KAFKA_ADDR"}},
+		{yaml: "wal_size: 64MiB", words: []string{"c.yaml", "wal_size", "nearest is wal-size"}},
+		{yaml: "cache: {memory: 1GB}", words: []string{"c.yaml", "cache.memory", "nearest is cache-memory"}},
+		{yaml: "\tx", words: []string{"c.yaml"}},
+		{args: []string{"--sweep-grace", "5"}, words: []string{"--sweep-grace", `"5"`, "want a number with a unit", "1h30m"}},
+		{args: []string{"--cache-size", "big"}, words: []string{"--cache-size", `"big"`, "want a number with a unit", "512MiB"}},
+		{args: []string{"--cache-size", "-1"}, words: []string{"--cache-size", `"-1"`, "want a number with a unit"}},
+		{args: []string{"--wal-size", "1MiB"}, words: []string{"--wal-size", "at least 16MiB"}},
+		{args: []string{"--cache-memory", "1MiB"}, words: []string{"--cache-memory", "at least 128MiB"}},
+		{args: []string{"--disk-budget", "65MiB"}, words: []string{"--disk-budget", "at least twice --wal-size"}},
+		{args: []string{"--node-id", "one"}, words: []string{"--node-id", `"one" is not a whole number`}},
+		{args: []string{"--node-id", "99999999999"}, words: []string{"--node-id", "out of range"}},
+		{args: []string{"--auto-create=maybe"}, words: []string{"--auto-create", `"maybe"`, "true or false"}},
+		{args: []string{"--max-connections", "-5"}, words: []string{"--max-connections", "-5", "1 or greater"}},
+		{args: []string{"--kafka-addr", "9092"}, words: []string{"--kafka-addr", "HOST:PORT"}},
+		{args: []string{"--log-level", "chatty"}, words: []string{"--log-level", "debug, info, warn or error"}},
+		{args: []string{"--topic-config", "retention.ms=soon"}, words: []string{"--topic-config", "retention.ms", "soon", "at least -1"}},
+		{args: []string{"--bucket", "s4://b"}, words: []string{"s4", "did you mean"}},
+		{args: []string{"--bucket", "s3://b?endpont=http://x"}, words: []string{"endpont", `did you mean "endpoint"`}},
+		{env: []string{"CIRROLOG_SWEEP_INTERVAL=1 fortnight"}, words: []string{"CIRROLOG_SWEEP_INTERVAL", "1 fortnight", "want a number with a unit"}},
+		{yaml: "sweep-interval: soon", words: []string{"c.yaml: sweep-interval", "soon", "want a number with a unit"}},
+	} {
+		t.Run(c.words[0], func(t *testing.T) {
+			args := append(n.args(), c.args...)
+			if c.yaml != "" {
+				path := filepath.Join(t.TempDir(), "c.yaml")
+				if err := os.WriteFile(path, []byte(c.yaml+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				args = append(args, "--config", path)
+			}
+			says(t, refuseRun(t, -1, c.env, args...), c.words...)
+			noDirs(t, bucket)
+		})
+	}
 }
 
 // mountLimit bounds mount and umount.

@@ -343,7 +343,7 @@ func testTierRetentionBytes(t *testing.T, x *tierTest) {
 		}
 		x.expire(t, tt, int64(gone)*tierPerSeg, "retention.bytes", fmt.Sprint(limit))
 	}
-	x.expire(t, tt, endOfDisk, "retention.bytes", "1") // the active segment stays
+	x.expire(t, tt, endOfDisk, "retention.bytes", "1")   // the active segment stays
 	x.expire(t, tt, endOfMemory, "retention.bytes", "0") // closes it
 	setConfig(t, x.cl, tt.name, map[string]string{"retention.bytes": "-1"})
 	tt.write(t, x.cl, tt.next(tierBatch, time.Minute))
