@@ -205,9 +205,37 @@ func (b *Broker) relieveDisk() {
 			}
 		}
 		if oldest == nil {
+			b.closeLargest(v)
 			return
 		}
 		oldest.log.DropLocal(last + 1)
+	}
+}
+
+// closeLargest closes the largest active segment early when nothing is closed
+// that the uploader could take: else producers would wait for ever once all
+// the budget is in active segments.
+func (b *Broker) closeLargest(v *view) {
+	var largest *Partition
+	var size int64
+	for id, parts := range v.parts {
+		t := b.TopicByID(id)
+		if t == nil || !t.Config.RemoteStorage || t.Config.RemoteCopyDisabled {
+			continue
+		}
+		for _, p := range parts {
+			for _, s := range p.log.Segments() {
+				if s.Closed && !s.Tiered {
+					return
+				}
+				if !s.Closed && s.Bytes > size {
+					largest, size = p, s.Bytes
+				}
+			}
+		}
+	}
+	if largest != nil {
+		largest.log.RollIfOld(true)
 	}
 }
 
