@@ -13,6 +13,7 @@ import (
 
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/storage/batch"
 	"github.com/cirrolog/cirrolog/storage/ids"
 )
 
@@ -193,6 +194,9 @@ func (c *conn) produceTopic(ctx context.Context, p *produceCall, i int, refused 
 			continue
 		}
 		part, err := c.s.b.Partition(topic.ID, in.Partition)
+		if err == nil {
+			err = checkRecords(in.Records, p.req.Version)
+		}
 		if err != nil {
 			refuse(o, err)
 			continue
@@ -201,6 +205,23 @@ func (c *conn) produceTopic(ctx context.Context, p *produceCall, i int, refused 
 		p.reply.pending.Add(1)
 		part.Produce(ctx, in.Records, slot.done)
 	}
+}
+
+// zstdVersion is the first version in which a producer may use zstd (KIP-110).
+const zstdVersion = 7
+
+// checkRecords refuses what depends on the version of the request.
+func checkRecords(b []byte, version int16) error {
+	if len(b) == 0 {
+		return fmt.Errorf("%w: no records", batch.ErrInvalid)
+	}
+	if version >= zstdVersion {
+		return nil
+	}
+	if h, err := batch.Parse(b); err == nil && h.Codec() == batch.CodecZstd {
+		return fmt.Errorf("%w: zstd in a Produce request of version %d, from %d on", kerr.UnsupportedCompressionType, version, zstdVersion)
+	}
+	return nil
 }
 
 // produceTo finds the topic.

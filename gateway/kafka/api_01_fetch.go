@@ -197,6 +197,9 @@ func (f *fetching) options(r *fetchResult, maxBytes int, minOne, cacheOnly bool)
 func (f *fetching) took(r *fetchResult) {
 	if r.res.Err != nil {
 		r.code = errorCode(r.res.Err)
+		if r.code == kerr.KafkaStorageError.Code && f.req.Version <= 5 {
+			r.code = kerr.NotLeaderForPartition.Code // those clients do not know the other
+		}
 		f.failed = true
 	}
 	for _, d := range r.res.Data {

@@ -59,6 +59,9 @@ func (s *Server) metadata(ctx context.Context, _ *conn, req kmsg.Request) (kmsg.
 // metadataFor answers one asked topic, by id or by name.
 func (s *Server) metadataFor(ctx context.Context, r *kmsg.MetadataRequest, t *kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
 	id := ids.TopicID(t.TopicID)
+	if r.Version < 12 && (t.Topic == nil || !id.IsZero()) {
+		return metadataError(t.Topic, id, kerr.InvalidRequest.Code) // has the fields, but not the meaning
+	}
 	if !id.IsZero() {
 		if found := s.b.TopicByID(id); found != nil {
 			return s.metadataTopic(found)

@@ -205,7 +205,14 @@ func TestMetadataAllNoneAndIDs(t *testing.T) {
 		if got := ask[*kmsg.MetadataResponse](w, req); v > 0 && len(got.Topics) != 0 || v == 0 && len(got.Topics) != 1 {
 			t.Errorf("v%d, none: %+v", v, got.Topics)
 		}
-		if v < 12 {
+		if v < 10 {
+			continue
+		}
+		if v < 12 { // has ids, but they are not to be used yet
+			rt := kmsg.NewMetadataRequestTopic()
+			rt.Topic, rt.TopicID = kmsg.StringPtr("logs"), logs.ID
+			req.Topics = []kmsg.MetadataRequestTopic{rt}
+			wantCode(t, fmt.Sprintf("v%d, id", v), ask[*kmsg.MetadataResponse](w, req).Topics[0].ErrorCode, kerr.InvalidRequest)
 			continue
 		}
 		for _, id := range [][16]byte{logs.ID, {15: 99}} {

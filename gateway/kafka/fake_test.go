@@ -208,6 +208,10 @@ func (l *memLog) Read(ctx context.Context, o broker.ReadOptions) broker.ReadResu
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	res := broker.ReadResult{HighWatermark: l.next, LastStable: l.next, LogStart: l.start}
+	if l.err != nil {
+		res.Err = l.err
+		return res
+	}
 	if o.CurrentEpoch >= 0 && o.CurrentEpoch != l.epoch {
 		res.Err = broker.ErrFencedEpoch
 		return res

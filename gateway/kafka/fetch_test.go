@@ -213,6 +213,25 @@ func TestFetchErrors(t *testing.T) {
 }
 
 // session sends a request of a session.
+// Versions up to 5 do not know the storage error (KIP-112).
+func TestFetchStorageError(t *testing.T) {
+	h := serve(t, Limits{})
+	a := h.b.topic("a", 1)
+	l := h.b.log(a.ID, 0)
+	l.mu.Lock()
+	l.err = broker.ErrStorage
+	l.mu.Unlock()
+	w := h.dial()
+	for v := int16(4); v <= 18; v++ {
+		code := kerr.KafkaStorageError
+		if v <= 5 {
+			code = kerr.NotLeaderForPartition
+		}
+		p := ask[*kmsg.FetchResponse](w, fetchReq(v, time.Second, want(a, 0, 0))).Topics[0].Partitions[0]
+		wantCode(t, fmt.Sprintf("v%d", v), p.ErrorCode, code)
+	}
+}
+
 func (w *wire) session(version int16, id, epoch int32, forget []*fetchPart, parts ...*fetchPart) *kmsg.FetchResponse {
 	w.t.Helper()
 	req := fetchReq(version, 0, parts...)

@@ -52,7 +52,10 @@ var (
 	// ErrInvalid: well-formed bytes that lie about their content (Kafka:
 	// INVALID_RECORD).
 	ErrInvalid = errors.New("batch: invalid record")
-	// ErrMagic: message format v0 or v1 (Kafka: UNSUPPORTED_FOR_MESSAGE_FORMAT).
+	// ErrTimestampType: a client set the append time, which only the broker may
+	// (Kafka: INVALID_TIMESTAMP).
+	ErrTimestampType = errors.New("batch: invalid timestamp type")
+	// ErrMagic: message format v0 or v1 (Kafka: INVALID_RECORD).
 	ErrMagic = errors.New("batch: message format not supported, want v2")
 	// ErrCodec: a compression codec that Kafka does not define.
 	ErrCodec = errors.New("batch: unknown compression codec")

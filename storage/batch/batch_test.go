@@ -135,7 +135,7 @@ func TestValidateRefuses(t *testing.T) {
 		"codec 5":                 {with(func(h *batch.Header) { h.Attributes = 5 }), batch.ErrCodec},
 		"unknown attribute":       {with(func(h *batch.Header) { h.Attributes = 0x100 }), batch.ErrInvalid},
 		"delete horizon":          {with(func(h *batch.Header) { h.Attributes = 0x40 }), batch.ErrInvalid},
-		"append time":             {with(func(h *batch.Header) { h.Attributes = 8 }), batch.ErrInvalid},
+		"append time":             {with(func(h *batch.Header) { h.Attributes = 8 }), batch.ErrTimestampType},
 		"no records":              {with(func(h *batch.Header) { h.NumRecords, h.LastOffsetDelta = 0, -1 }), batch.ErrCorrupt},
 		"zero records":            {with(func(h *batch.Header) { h.NumRecords = 0 }), batch.ErrInvalid},
 		"negative records":        {with(func(h *batch.Header) { h.NumRecords = -1 }), batch.ErrInvalid},

@@ -47,7 +47,7 @@ func checkHeader(h *Header) error {
 	case h.NumRecords < 1 || h.LastOffsetDelta != h.NumRecords-1:
 		return fmt.Errorf("%w: %d records with a last offset delta of %d", ErrInvalid, h.NumRecords, h.LastOffsetDelta)
 	case h.LogAppendTime():
-		return fmt.Errorf("%w: only the broker stamps the append time", ErrInvalid)
+		return fmt.Errorf("%w: only the broker stamps the append time", ErrTimestampType)
 	case h.ProducerID >= 0 && (h.ProducerEpoch < 0 || h.BaseSequence < 0):
 		return fmt.Errorf("%w: producer %d with epoch %d and sequence %d", ErrInvalid, h.ProducerID, h.ProducerEpoch, h.BaseSequence)
 	case h.ProducerID < 0 && h.Transactional():
