@@ -2,9 +2,8 @@ package kafka
 
 import "github.com/twmb/franz-go/pkg/kmsg"
 
-// responseError returns the error code of a response as a whole, or of its
-// first part that has one, for the APIs that clients use all the time; 0 for
-// the others.
+// responseError returns the first error code in a response that is not 0.
+// Produce and Fetch find theirs themselves.
 func responseError(resp kmsg.Response) int16 {
 	switch r := resp.(type) {
 	case *kmsg.ApiVersionsResponse:
@@ -13,27 +12,63 @@ func responseError(resp kmsg.Response) int16 {
 		return r.ErrorCode
 	case *kmsg.DescribeClusterResponse:
 		return r.ErrorCode
-	case *kmsg.DescribeLogDirsResponse:
-		return r.ErrorCode
 	case *kmsg.MetadataResponse:
-		for i := range r.Topics {
-			if r.Topics[i].ErrorCode != 0 {
-				return r.Topics[i].ErrorCode
-			}
-		}
-	case *kmsg.CreateTopicsResponse:
-		for i := range r.Topics {
-			if r.Topics[i].ErrorCode != 0 {
-				return r.Topics[i].ErrorCode
-			}
-		}
+		return either(r.ErrorCode, first(r.Topics, func(t *kmsg.MetadataResponseTopic) int16 {
+			return either(t.ErrorCode, first(t.Partitions, func(p *kmsg.MetadataResponseTopicPartition) int16 { return p.ErrorCode }))
+		}))
 	case *kmsg.ListOffsetsResponse:
-		for i := range r.Topics {
-			for j := range r.Topics[i].Partitions {
-				if code := r.Topics[i].Partitions[j].ErrorCode; code != 0 {
-					return code
-				}
-			}
+		return first(r.Topics, func(t *kmsg.ListOffsetsResponseTopic) int16 {
+			return first(t.Partitions, func(p *kmsg.ListOffsetsResponseTopicPartition) int16 { return p.ErrorCode })
+		})
+	case *kmsg.OffsetForLeaderEpochResponse:
+		return first(r.Topics, func(t *kmsg.OffsetForLeaderEpochResponseTopic) int16 {
+			return first(t.Partitions, func(p *kmsg.OffsetForLeaderEpochResponseTopicPartition) int16 { return p.ErrorCode })
+		})
+	case *kmsg.DeleteRecordsResponse:
+		return first(r.Topics, func(t *kmsg.DeleteRecordsResponseTopic) int16 {
+			return first(t.Partitions, func(p *kmsg.DeleteRecordsResponseTopicPartition) int16 { return p.ErrorCode })
+		})
+	}
+	return adminError(resp)
+}
+
+// adminError is responseError for the APIs that change and describe topics.
+func adminError(resp kmsg.Response) int16 {
+	switch r := resp.(type) {
+	case *kmsg.CreateTopicsResponse:
+		return first(r.Topics, func(t *kmsg.CreateTopicsResponseTopic) int16 { return t.ErrorCode })
+	case *kmsg.DeleteTopicsResponse:
+		return first(r.Topics, func(t *kmsg.DeleteTopicsResponseTopic) int16 { return t.ErrorCode })
+	case *kmsg.CreatePartitionsResponse:
+		return first(r.Topics, func(t *kmsg.CreatePartitionsResponseTopic) int16 { return t.ErrorCode })
+	case *kmsg.DescribeConfigsResponse:
+		return first(r.Resources, func(x *kmsg.DescribeConfigsResponseResource) int16 { return x.ErrorCode })
+	case *kmsg.AlterConfigsResponse:
+		return first(r.Resources, func(x *kmsg.AlterConfigsResponseResource) int16 { return x.ErrorCode })
+	case *kmsg.IncrementalAlterConfigsResponse:
+		return first(r.Resources, func(x *kmsg.IncrementalAlterConfigsResponseResource) int16 { return x.ErrorCode })
+	case *kmsg.DescribeLogDirsResponse:
+		return either(r.ErrorCode, first(r.Dirs, func(d *kmsg.DescribeLogDirsResponseDir) int16 { return d.ErrorCode }))
+	case *kmsg.DescribeTopicPartitionsResponse:
+		return first(r.Topics, func(t *kmsg.DescribeTopicPartitionsResponseTopic) int16 {
+			return either(t.ErrorCode, first(t.Partitions, func(p *kmsg.DescribeTopicPartitionsResponseTopicPartition) int16 { return p.ErrorCode }))
+		})
+	}
+	return 0
+}
+
+func either(a, b int16) int16 {
+	if a != 0 {
+		return a
+	}
+	return b
+}
+
+// first returns the first code that is not 0.
+func first[T any](list []T, code func(*T) int16) int16 {
+	for i := range list {
+		if c := code(&list[i]); c != 0 {
+			return c
 		}
 	}
 	return 0

@@ -62,8 +62,8 @@ func def[T int | int64 | time.Duration](p *T, v T) {
 
 // Observer gets figures for metrics. Methods must not block.
 type Observer interface {
-	// Request is called for every answered request, with the error code of
-	// the response as a whole (0 where it has none).
+	// Request is called for every answered request, with the first error code
+	// in the response that is not 0.
 	Request(api string, version int16, errorCode int16, took time.Duration)
 	Produced(topic string, bytes int)
 	Fetched(topic string, bytes int)
