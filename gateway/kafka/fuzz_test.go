@@ -58,7 +58,7 @@ func (p *pipe) SetWriteDeadline(time.Time) error { return nil }
 func FuzzConnection(f *testing.F) {
 	frames := fuzzed()
 	for _, frame := range captured(f) {
-		frames = append(frames, frame)
+		f.Add(frame)
 	}
 	for i, frame := range frames {
 		f.Add(frame)
@@ -74,7 +74,7 @@ func FuzzConnection(f *testing.F) {
 		s := NewServer(Options{Broker: b, Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError})), Limits: Limits{MaxFrame: 1 << 20, MaxControl: 1 << 20, MaxInFlight: 1 << 25}})
 		p := &pipe{in: bytes.NewReader(sent)}
 		c := newConn(s, p)
-		stop := time.AfterFunc(50*time.Millisecond, s.cancel) // ends long polls
+		stop := time.AfterFunc(5*time.Millisecond, s.cancel) // ends long polls
 		defer stop.Stop()
 		defer s.cancel()
 		c.run()
