@@ -24,7 +24,7 @@ const (
 	crashDir   = "/data/node"
 	crashEpoch = 3
 	// crashPoints bounds the operations at which a power loss is tried.
-	crashPoints = 2500
+	crashPoints = 1500
 )
 
 var crashConfig = storage.LogConfig{SegmentBytes: 24 << 10, IndexInterval: 2048}

@@ -35,6 +35,11 @@ func (l *Log) flush(mode flushMode, staging []byte) error {
 	l.flushMu.Lock()
 	defer l.flushMu.Unlock()
 	for {
+		// What a failed write or sync was to make durable may be lost by now: a
+		// second sync would report success.
+		if err := l.store.Err(); err != nil {
+			return err
+		}
 		p := l.nextPiece(mode, len(staging))
 		if p == nil {
 			return nil
@@ -248,19 +253,24 @@ func (l *Log) makeDir() error {
 	return nil
 }
 
-// diskError tells a full disk, which passes, from a failed one, which does not.
 func (l *Log) diskError(what string, err error) error {
-	err = fmt.Errorf("%s of %s: %w", what, l.tp, err)
-	if errors.Is(err, syscall.ENOSPC) {
-		return err
+	return l.store.diskError(fmt.Errorf("%s of %s: %w", what, l.tp, err))
+}
+
+// diskError tells a full disk, which passes, from a failed one, which does not.
+func (s *Store) diskError(err error) error {
+	if !errors.Is(err, syscall.ENOSPC) {
+		s.fail(err)
 	}
-	l.store.fail(err)
 	return err
 }
 
 // syncFlushed makes what was written to the log's segment files durable. The
 // caller holds flushMu: nothing is written meanwhile.
 func (l *Log) syncFlushed() error {
+	if err := l.store.Err(); err != nil {
+		return err // see flush
+	}
 	l.mu.Lock()
 	var dirty []*seg
 	for _, s := range l.segs {
@@ -383,7 +393,7 @@ func (s *Store) flushLoop() {
 		if staging == nil {
 			staging = vfs.AlignedBytes(stagingSize)
 		}
-		if err := l.flush(flushFull, staging); err != nil && !errors.Is(err, ErrClosed) {
+		if err := l.flush(flushFull, staging); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
 			s.opts.Logger.Warn("write behind failed", "partition", l.tp.String(), "err", err)
 			if errors.Is(err, syscall.ENOSPC) {
 				s.pause(time.Second)

@@ -19,7 +19,7 @@ import (
 // recovery rebuilds the logs of a store.
 type recovery struct {
 	s       *Store
-	staging []byte // once memory runs full
+	staging []byte     // once memory runs full
 	chunk   *wal.Chunk // memory for replayed batches
 	used    int
 }
@@ -33,6 +33,12 @@ func (s *Store) recover() error {
 		return fmt.Errorf("recover: %w", err)
 	}
 	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), removedSuffix) {
+			if err := s.opts.FS.RemoveAll(filepath.Join(s.opts.Dir, logsDir, e.Name())); err != nil {
+				return fmt.Errorf("recover: %w", err)
+			}
+			continue
+		}
 		tp, err := ids.ParseTopicPartition(e.Name())
 		if err != nil {
 			return fmt.Errorf("recover: unknown entry in %s: %w", filepath.Join(s.opts.Dir, logsDir), err)
@@ -163,6 +169,14 @@ func (l *Log) recoverOpen(base int64) error {
 		return err
 	}
 	defer f.Close()
+	// A killed process may have left bytes that are not synced. What is found
+	// here is not taken from the ring again, so it must be durable.
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", l.logPath(s), err)
+	}
+	if err := l.store.opts.FS.SyncDir(l.dir()); err != nil {
+		return err
+	}
 	size, err := f.Size()
 	if err != nil {
 		return err

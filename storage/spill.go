@@ -167,7 +167,7 @@ func (s *Store) spillFileOf(records []*record) error {
 	f := &spillFile{seq: s.spillSeq.Add(1), size: int64(len(b))}
 	f.path = filepath.Join(s.opts.Dir, "wal", spillName(f.seq))
 	if err := writeFile(s.opts.FS, f.path, b); err != nil {
-		return fmt.Errorf("write spill file: %w", err)
+		return s.diskError(fmt.Errorf("write spill file: %w", err))
 	}
 	s.diskUsed.Add(f.size)
 	f.refs.Store(int64(len(records)))

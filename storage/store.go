@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"sort"
 	"sync"
@@ -64,8 +65,11 @@ func Open(opts Options) (*Store, error) {
 			return nil, fmt.Errorf("open storage: %w", err)
 		}
 	}
-	if err := opts.FS.SyncDir(opts.Dir); err != nil {
-		return nil, fmt.Errorf("open storage: %w", err)
+	// What a process before this one did not come to sync is built upon from here on.
+	for _, dir := range []string{opts.Dir, filepath.Join(opts.Dir, "wal"), filepath.Join(opts.Dir, logsDir)} {
+		if err := opts.FS.SyncDir(dir); err != nil {
+			return nil, fmt.Errorf("open storage: %w", err)
+		}
 	}
 	stream, err := ring.Open(ring.Options{FS: opts.FS, Path: walPath(opts.Dir), Size: opts.WALSize, DiskID: opts.DiskID,
 		Pool: s.pool, Announce: s.announce, OnFull: s.kickCleaner, Prefill: opts.Prefill})
@@ -158,7 +162,7 @@ func (s *Store) Remove(tp ids.TopicPartition) error {
 	l.dropTailLocked()
 	l.wakeLocked()
 	l.mu.Unlock()
-	err := s.opts.FS.RemoveAll(l.dir())
+	err := s.removeDir(l.dir())
 	l.flushMu.Unlock()
 	l.appendMu.Unlock()
 	s.free(freed)
@@ -166,6 +170,28 @@ func (s *Store) Remove(tp ids.TopicPartition) error {
 		return fmt.Errorf("remove log %s: %w", tp, err)
 	}
 	return nil
+}
+
+// removedSuffix marks a log's directory that is being removed.
+const removedSuffix = ".removed"
+
+// removeDir removes a log's directory. It is renamed first, so that a crash
+// leaves nothing that looks like a damaged log.
+func (s *Store) removeDir(dir string) error {
+	if err := s.opts.FS.RemoveAll(dir + removedSuffix); err != nil {
+		return err
+	}
+	err := s.opts.FS.Rename(dir, dir+removedSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing was written yet
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.opts.FS.SyncDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	return s.opts.FS.RemoveAll(dir + removedSuffix)
 }
 
 func (l *Log) dropTailLocked() {
@@ -235,6 +261,9 @@ func (s *Store) fail(err error) {
 		s.mu.Lock()
 		s.err = fmt.Errorf("%w: %w", ErrFailed, err)
 		s.mu.Unlock()
+		if p, ok := s.stream.(interface{ Poison(error) }); ok {
+			p.Poison(err)
+		}
 		s.opts.Logger.Error("disk failed, no more appends are taken", "err", err)
 		if s.opts.OnFailure != nil {
 			go s.opts.OnFailure(err)

@@ -126,6 +126,12 @@ func (s *Store) cleanLoop() {
 
 // clean brings ring and memory below their marks.
 func (s *Store) clean(staging []byte) error {
+	if err := s.stream.State().Err; err != nil {
+		s.fail(err) // of a write in the background, which no append met
+	}
+	if s.Err() != nil {
+		return nil
+	}
 	for s.memoryHigh() {
 		more, err := s.evictOldest(staging, false)
 		if err != nil {
@@ -287,6 +293,9 @@ func (s *Store) evictChunk(u *chunkUse, logs map[*Log]bool) error {
 		defer l.flushMu.Unlock()
 		l.mu.Lock()
 		for i, r := range l.tail {
+			if r.Last >= l.hw {
+				break // the stream is putting it into a later chunk
+			}
 			if r.Chunk == u.chunk && r.spill == nil && !(i < l.written && l.readableLocked(r)) {
 				quiet = append(quiet, r)
 			}
@@ -299,7 +308,7 @@ func (s *Store) evictChunk(u *chunkUse, logs map[*Log]bool) error {
 	for l := range logs {
 		l.mu.Lock()
 		for _, r := range l.tail {
-			if r.Chunk == u.chunk {
+			if r.Last < l.hw && r.Chunk == u.chunk {
 				r.Chunk, r.Data = nil, nil
 				u.chunk.Release()
 			}

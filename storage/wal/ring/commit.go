@@ -117,6 +117,10 @@ func (r *Ring) poison(err error) error {
 	return r.err
 }
 
+// Poison fails all pending and later appends, and those that wait for space: the
+// disk has failed elsewhere, and nothing will trim the ring any more.
+func (r *Ring) Poison(err error) { _ = r.poison(err) }
+
 // Close implements wal.Stream.
 func (r *Ring) Close() error {
 	r.mu.Lock()

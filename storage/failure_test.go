@@ -1,0 +1,201 @@
+package storage_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cirrolog/cirrolog/storage"
+	"github.com/cirrolog/cirrolog/storage/batch"
+	"github.com/cirrolog/cirrolog/storage/vfs"
+	"github.com/cirrolog/cirrolog/storage/vfs/crashtest"
+)
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("timed out: %s", what)
+		}
+	}
+}
+
+// newWorld opens a store on fsys with one topic.
+func newWorld(t testing.TB, fsys vfs.FS, partitions int) *world {
+	t.Helper()
+	w := &world{t: t, rng: rand.New(rand.NewPCG(1, 1))}
+	w.add(partitions)
+	s, err := storage.Open(crashOptions(fsys))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.store = s
+	return w
+}
+
+// die lets appends fail from now on.
+func (w *world) die() {
+	w.mu.Lock()
+	w.killed = true
+	w.mu.Unlock()
+}
+
+// many appends n batches to the first partition.
+func (w *world) many(n, size int) {
+	w.t.Helper()
+	for range n {
+		w.append(w.parts[0], size)
+		w.settle()
+	}
+}
+
+// A process is gone between an operation and what makes it durable. The next one
+// builds upon what it finds, trims the ring, and then the power goes: what was
+// found must be durable.
+func TestFoundBytesAreMadeDurable(t *testing.T) {
+	for name, rule := range map[string]vfs.Rule{
+		"segment not synced":           {Op: vfs.OpSync, Path: ".log"},
+		"directory of logs not synced": {Op: vfs.OpSyncDir, Path: crashDir + "/logs"},
+		"name of spill not synced":     {Op: vfs.OpSyncDir, Path: crashDir + "/wal"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mem := newCrashFS(t)
+			first, err := storage.Open(crashOptions(mem))
+			if err != nil || first.Close() != nil {
+				t.Fatal(err)
+			}
+			fault := vfs.NewFault(mem)
+			w := newWorld(t, fault, 2)
+			w.append(w.parts[1], 9000) // a quiet one, which is spilled
+			w.settle()
+			w.die()
+			if strings.Contains(name, "logs") {
+				rule.Path += "/" // the partition's own directory comes with its files
+			}
+			rule.Err = syscall.EIO
+			fault.Add(rule)
+			for i := 0; i < 200 && w.store.Err() == nil; i++ {
+				w.append(w.parts[0], 6000)
+				w.settle()
+			}
+			eventually(t, "failure", func() bool { return w.store.Err() != nil })
+			kill(fault)
+			_ = w.store.Close() // it was killed
+			k := w.observe()
+			parts := []*model{w.parts[0], w.parts[1]}
+			s := checkRecovered(t, mem, parts, k, k)
+			next := &world{t: t, rng: w.rng, store: s, topics: 7}
+			next.add(1)
+			next.many(200, 3000) // several laps of the ring
+			for seed := range uint64(8) {
+				clone := mem.CrashClone(rand.New(rand.NewPCG(seed, 0)))
+				if err := checkRecovered(t, clone, parts, k, k).Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// After a failed write or sync nothing more is written or synced, though it would
+// succeed: the failed one may have lost what the next would call durable.
+func TestFailureIsForGood(t *testing.T) {
+	for name, rule := range map[string]vfs.Rule{
+		"write segment": {Op: vfs.OpWrite, Path: ".log"},
+		"sync segment":  {Op: vfs.OpSync, Path: ".log"},
+		"write index":   {Op: vfs.OpWrite, Path: ".idx"},
+		"sync spill":    {Op: vfs.OpSync, Path: "spill-"},
+		"write ring":    {Op: vfs.OpWrite, Path: "ring.wal"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mem := newCrashFS(t)
+			fault := vfs.NewFault(mem)
+			w := newWorld(t, fault, 3)
+			w.many(5, 1000)
+			w.die()
+			rule.Err, rule.Count = syscall.EIO, 1
+			fault.Add(rule)
+			for i := 0; i < 300 && w.store.Err() == nil; i++ {
+				w.append(w.parts[i%10/9], 6000) // the second one is quiet
+				w.settle()
+			}
+			eventually(t, "failure", func() bool { return w.store.Err() != nil })
+			w.settle()
+			var mu sync.Mutex
+			var after []vfs.Event
+			mem.OnOp(func(e vfs.Event) {
+				mu.Lock()
+				defer mu.Unlock()
+				if e.Phase == vfs.Before && (e.Kind == vfs.EventSync || e.Kind == vfs.EventWrite || e.Kind == vfs.EventTruncate) {
+					after = append(after, e)
+				}
+			})
+			b := makeBatch(1, 100, 1)
+			h, _ := batch.Parse(b)
+			for _, l := range w.store.Logs() {
+				if err := l.Append(context.Background(), b, h, storage.AppendOptions{}, func(storage.AppendResult) {}); !errors.Is(err, storage.ErrFailed) {
+					t.Errorf("append after the failure: %v", err)
+				}
+				l.RollIfOld(true)
+			}
+			time.Sleep(1200 * time.Millisecond) // flushers and the cleaner's tick
+			mem.OnOp(nil)
+			mu.Lock()
+			if len(after) > 0 {
+				t.Errorf("%d writes and syncs after the failure, first %v", len(after), after[0])
+			}
+			mu.Unlock()
+			_ = w.store.Close() // tells the failure of the ring
+			k := w.observe()
+			clone := mem.CrashClone(rand.New(rand.NewPCG(2, 2)))
+			if err := checkRecovered(t, clone, w.parts, k, k).Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// The power goes while a partition is being removed: the others are there, and the
+// removed one does not keep the store from opening.
+func TestPowerLossDuringRemove(t *testing.T) {
+	seed := crashtest.Seed(t)
+	mem := newCrashFS(t)
+	w := newWorld(t, mem, 2)
+	w.append(w.parts[1], 1000)
+	w.many(60, 3000)
+	eventually(t, "segments", func() bool { return len(w.store.Log(w.parts[0].tp).ClosedSegments()) > 5 })
+	sampler := crashtest.Sample(mem, seed, 1000, w.observe)
+	w.remove(w.parts[0])
+	points, _ := sampler.End()
+	if len(points) < 6 {
+		t.Fatalf("%d operations", len(points))
+	}
+	for _, p := range points {
+		if err := checkRecovered(t, p.FS, w.parts, p.Before, p.After).Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range uint64(40) { // what may be left when nothing more is synced
+		k := w.observe()
+		clone := mem.CrashClone(rand.New(rand.NewPCG(seed, i)))
+		if err := checkRecovered(t, clone, w.parts, k, k).Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, err := mem.List(filepath.Join(crashDir, "logs")); err != nil || len(left) > 1 {
+		t.Fatalf("%v, %v", left, err)
+	}
+	if err := w.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
