@@ -249,7 +249,10 @@ func FuzzAdminRequest(f *testing.F) {
 		v := a.min + int16(version)%(a.max-a.min+1)
 		req := kmsg.RequestForKey(a.key)
 		req.SetVersion(v)
-		if len(body) > 4096 || req.ReadFrom(body) != nil {
+		if len(body) > 4096 {
+			return
+		}
+		if _, err := check(body, a.schema, v, req.IsFlexible()); err != nil || req.ReadFrom(body) != nil {
 			return
 		}
 		resp, err := a.handle(context.Background(), nil, req)
