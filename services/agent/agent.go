@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/cirrolog/cirrolog/gateway/kafka"
@@ -65,6 +66,9 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err err
 	// The listeners come first: a taken port is the commonest mistake.
 	for _, step := range []func(context.Context) error{agent.listen, agent.openDisk, agent.openBucket, agent.openMetadata, agent.openStorage, agent.openBroker, agent.serve} {
 		if err := step(ctx); err != nil {
+			if errors.Is(err, syscall.ENOSPC) {
+				err = fmt.Errorf("%w: free some space there, or choose another --data-dir (or --bucket) or a smaller --wal-size", err)
+			}
 			return nil, err
 		}
 	}
@@ -121,7 +125,11 @@ func (a *Agent) openBucket(ctx context.Context) error {
 	a.bucket = objstore.Observe(b, a.metrics.bucketRequest)
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	if err := objstore.Probe(ctx, b); err != nil {
+	err = objstore.Probe(ctx, b)
+	if errors.Is(err, objstore.ErrUnsuitable) {
+		err = fmt.Errorf("%w: choose a store that enforces conditional writes; `cirrolog doctor --bucket` checks one", err)
+	}
+	if err != nil {
 		return fmt.Errorf("bucket %s can't be used: %w", a.cfg.bucketURL(), err)
 	}
 	return nil
