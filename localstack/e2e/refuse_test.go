@@ -8,14 +8,21 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cirrolog/cirrolog/internal/testenv"
+	"github.com/cirrolog/cirrolog/localstack/minio"
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
 	"github.com/cirrolog/cirrolog/tiering/objstore/bucketurl"
@@ -327,12 +334,134 @@ func TestRefuseSettings(t *testing.T) {
 // mountLimit bounds mount and umount.
 const mountLimit = 10 * time.Second
 
-// mounted runs mount or umount; what is in the way is returned.
-func mounted(args ...string) error {
+// mount runs mount or umount.
+func mount(args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), mountLimit)
 	defer cancel()
 	if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
 	}
 	return nil
+}
+
+// smallDisk mounts a file system of a size (of mount's tmpfs) for the test.
+func smallDisk(t *testing.T, size string) (dir string, resize func(size string)) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := mount("mount", "-t", "tmpfs", "-o", "size="+size, "cirrolog-test", dir); err != nil {
+		testenv.Missing(t, "right to mount a tmpfs ("+err.Error()+")")
+	}
+	t.Cleanup(func() {
+		if err := mount("umount", dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir, func(size string) {
+		t.Helper()
+		if err := mount("mount", "-o", "remount,size="+size, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestRefuseFullDisk(t *testing.T) {
+	disk, resize := smallDisk(t, "8m")
+	n, bucket := dirNode(t, true)
+	n.Dir = filepath.Join(disk, "data")
+	says(t, n.refused(t), "no space left", n.Dir, "free some space", "--data-dir", "--wal-size")
+	if keys, err := filepath.Glob(filepath.Join(bucket, "objects", "*", "topics*")); err != nil || len(keys) > 0 {
+		t.Errorf("the bucket has %v, %v", keys, err)
+	}
+	resize("200m")
+	n.Start()
+	writeSome(t, n, "one", "two")
+	n.Stop()
+	fill := filepath.Join(disk, "fill")
+	if err := fillDisk(fill); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("fill the disk: %v", err)
+	}
+	same := unchanged(t, filepath.Join(n.Dir, "wal"), filepath.Join(n.Dir, "logs"), bucket)
+	says(t, n.refused(t), "no space left", n.Dir, "free some space")
+	same()
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	n.Start()
+	readSome(t, n, "one", "two")
+	writeSome(t, n, "three")
+	readSome(t, n, "one", "two", "three")
+	n.Stop()
+}
+
+// fillDisk writes a file until there is no room.
+func fillDisk(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	block := make([]byte, 4096)
+	for err == nil {
+		_, err = f.Write(block)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// carelessStore is an S3 server that takes puts and carries them all out,
+// whatever conditions they have.
+type carelessStore struct {
+	mu      sync.Mutex
+	objects map[string][]byte
+	touched []string // keys that were put or deleted
+}
+
+// ServeHTTP knows what the check of a bucket asks for up to its first put with a condition.
+func (s *carelessStore) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.Header().Set("ETag", fmt.Sprintf(`"%d"`, len(s.touched)))
+	switch r.Method {
+	case http.MethodPut:
+		s.objects[r.URL.Path] = body
+		s.touched = append(s.touched, r.URL.Path)
+	case http.MethodDelete:
+		delete(s.objects, r.URL.Path)
+		s.touched = append(s.touched, r.URL.Path)
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		got, ok := s.objects[r.URL.Path]
+		if !ok {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(len(got)))
+		_, _ = w.Write(got)
+	}
+}
+
+func TestRefuseUnsafeBucket(t *testing.T) {
+	for _, driver := range []string{"s3", "minio"} {
+		t.Run(driver, func(t *testing.T) {
+			store := &carelessStore{objects: map[string][]byte{}}
+			server := httptest.NewServer(store)
+			defer server.Close()
+			url, env := bucketOn(minio.Endpoint{URL: server.URL, Bucket: "careless", AccessKey: "a", SecretKey: "b"}, driver)
+			n := idleNode(t, NodeOptions{Args: []string{"--bucket", url}, Env: env})
+			says(t, n.refused(t), "bucket s3://careless", "If-None-Match", "can't be used", "choose a store", "doctor")
+			store.mu.Lock()
+			defer store.mu.Unlock()
+			if len(store.touched) < 2 || len(store.objects) > 0 {
+				t.Errorf("%d puts and deletes; %d objects are left", len(store.touched), len(store.objects))
+			}
+			for _, key := range store.touched {
+				if !strings.Contains(key, "/probe/") {
+					t.Errorf("the refused start wrote %s", key)
+				}
+			}
+		})
+	}
 }
