@@ -106,10 +106,15 @@ func idempotent(b []byte, id int64, seq int32) {
 	binary.BigEndian.PutUint32(b[17:], crc32.Checksum(b[21:], crc32.MakeTable(crc32.Castagnoli)))
 }
 
-// append appends one batch of one to four records to m.
 func (w *world) append(m *model, size int) {
 	w.t.Helper()
-	l, err := w.store.Create(m.tp, crashConfig, 0)
+	w.appendAs(m, size, crashConfig)
+}
+
+// appendAs appends one batch of one to four records to m.
+func (w *world) appendAs(m *model, size int, cfg storage.LogConfig) {
+	w.t.Helper()
+	l, err := w.store.Create(m.tp, cfg, 0)
 	if err != nil {
 		w.t.Fatal(err)
 	}

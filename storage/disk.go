@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"path/filepath"
@@ -35,6 +36,20 @@ type Identity struct {
 	Epoch int32 `json:"epoch"`
 }
 
+// diskFile is disk.json.
+type diskFile struct {
+	Identity
+	CRC string `json:"crc32c"` // of the identity as compact JSON, 8 hex digits
+}
+
+func (i Identity) checksum() (string, error) {
+	b, err := json.Marshal(i)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%08x", crc32.Checksum(b, castagnoli)), nil
+}
+
 // ErrInUse: another process works on the data directory.
 var ErrInUse = errors.New("storage: data directory is in use by another process")
 
@@ -43,7 +58,7 @@ var ErrFormat = errors.New("storage: data directory has another format version")
 
 // OpenDisk locks the data directory dir, making it if it is missing.
 func OpenDisk(fsys vfs.FS, dir string) (*Disk, error) {
-	if err := fsys.MkdirAll(dir); err != nil {
+	if err := makeDurable(fsys, dir); err != nil {
 		return nil, fmt.Errorf("open data directory: %w", err)
 	}
 	lock, err := fsys.Lock(filepath.Join(dir, "LOCK"))
@@ -61,6 +76,28 @@ func OpenDisk(fsys vfs.FS, dir string) (*Disk, error) {
 	return d, nil
 }
 
+// makeDurable makes dir and its name, and those of the parents it had to make.
+func makeDurable(fsys vfs.FS, dir string) error {
+	dirs := []string{filepath.Dir(dir)}
+	for {
+		d := dirs[len(dirs)-1]
+		if _, err := fsys.Stat(d); err == nil || filepath.Dir(d) == d {
+			break
+		}
+		dirs = append(dirs, filepath.Dir(d))
+	}
+	if err := fsys.MkdirAll(dir); err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		// A parent that may not be read was not made here.
+		if err := fsys.SyncDir(d); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	return nil
+}
+
 func (d *Disk) path() string { return filepath.Join(d.dir, "disk.json") }
 
 func (d *Disk) load() error {
@@ -74,13 +111,24 @@ func (d *Disk) load() error {
 	if err != nil {
 		return fmt.Errorf("read data directory: %w", err)
 	}
-	if err := json.Unmarshal(b, &d.Identity); err != nil {
+	return d.decode(b)
+}
+
+// decode reads disk.json. Its format comes first: that of another version may
+// have other fields.
+func (d *Disk) decode(b []byte) error {
+	var f diskFile
+	if err := json.Unmarshal(b, &f); err != nil {
 		return fmt.Errorf("%w: %s is not readable: %w", ErrDamaged, d.path(), err)
 	}
+	d.Identity = f.Identity
 	if d.Identity.Format != diskFormat {
 		return fmt.Errorf("%w: %s has format %d, this program knows %d: use the version that wrote it", ErrFormat, d.dir, d.Identity.Format, diskFormat)
 	}
-	if len(d.Identity.DiskID) != 32 {
+	if sum, err := d.Identity.checksum(); err != nil || sum != f.CRC {
+		return fmt.Errorf("%w: %s has the wrong checksum", ErrDamaged, d.path())
+	}
+	if id, err := hex.DecodeString(d.Identity.DiskID); err != nil || len(id) != 16 {
 		return fmt.Errorf("%w: %s has no valid disk id", ErrDamaged, d.path())
 	}
 	return nil
@@ -88,7 +136,11 @@ func (d *Disk) load() error {
 
 // Save makes Identity durable.
 func (d *Disk) Save() error {
-	b, err := json.MarshalIndent(d.Identity, "", "  ")
+	sum, err := d.Identity.checksum()
+	if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(diskFile{d.Identity, sum}, "", "  ")
 	if err != nil {
 		return err
 	}
