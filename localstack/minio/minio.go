@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/cirrolog/cirrolog/internal/testenv"
+	"github.com/cirrolog/cirrolog/tiering/objstore"
 	"github.com/cirrolog/cirrolog/tiering/objstore/s3"
 )
 
@@ -255,8 +256,15 @@ func newBucket(t testing.TB, e Endpoint) string {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	if err := b.CreateBucket(ctx); err != nil {
-		t.Fatal(err)
+	for {
+		err := b.CreateBucket(ctx)
+		if err == nil {
+			return name
+		}
+		// A server that has just started says that it is ready a little early.
+		if !errors.Is(err, objstore.ErrThrottled) || ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
-	return name
 }
