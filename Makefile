@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GO ?= go
 FUZZTIME ?= 60s
 
-.PHONY: run build test race fuzz crash mutants bench bench-kafka lint deps services-up services-down
+.PHONY: run build test race fuzz crash faults mutants bench bench-kafka lint deps services-up services-down
 
 build:
 	$(GO) build -o bin/cirrolog ./services/cirrolog
@@ -32,6 +32,11 @@ fuzz:
 # crash kills a real process again and again while it is written to.
 crash: deps
 	CRASH_KILLS=20 $(GO) test -count=1 -timeout 30m -run TestKill -v ./localstack/e2e
+
+# faults puts a real process on a faulty bucket for a minute, and on one that is
+# away for five, under load.
+faults: deps
+	FAULT_SECONDS=60 OUTAGE_SECONDS=300 $(GO) test -count=1 -timeout 20m -run 'TestFaults|TestBucketAway' -v ./localstack/e2e
 
 # mutants plants known bugs and checks that a test catches each.
 mutants: deps
