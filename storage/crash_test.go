@@ -540,3 +540,31 @@ func (w *world) generation(mem *vfs.Mem) *vfs.Mem {
 	}
 	return p.FS
 }
+
+// Open segments are written block by block when the ring must be trimmed; what
+// the ring gave up is durable there.
+func TestCrashOfOpenSegment(t *testing.T) {
+	seed := crashtest.Seed(t)
+	mem := newCrashFS(t)
+	o := crashOptions(mem)
+	o.WALSize = 512 << 10 // more than is worth a write of its own
+	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 1))}
+	w.add(2)
+	sampler := crashtest.Sample(mem, seed, 150, w.observe)
+	var err error
+	if w.store, err = storage.Open(o); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 250 {
+		w.appendAs(w.parts[i%10/9], 6000, storage.LogConfig{SegmentBytes: 4 << 20})
+		if i%3 == 0 {
+			w.settle()
+		}
+	}
+	w.settle()
+	if err := w.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	points, _ := sampler.End()
+	crashtest.Each(t, points, func(t *testing.T, p crashtest.Point[[]known]) { checkPoint(t, p, w.parts, seed) })
+}
