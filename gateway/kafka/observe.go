@@ -8,6 +8,8 @@ func responseError(resp kmsg.Response) int16 {
 	switch r := resp.(type) {
 	case *kmsg.ApiVersionsResponse:
 		return r.ErrorCode
+	case *kmsg.FindCoordinatorResponse:
+		return either(r.ErrorCode, first(r.Coordinators, func(c *kmsg.FindCoordinatorResponseCoordinator) int16 { return c.ErrorCode }))
 	case *kmsg.InitProducerIDResponse:
 		return r.ErrorCode
 	case *kmsg.DescribeClusterResponse:

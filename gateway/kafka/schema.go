@@ -28,6 +28,7 @@ func schemas() map[kmsg.Key]string {
 			"[@7+ " + named + " <4>] s@11+",
 		kmsg.ListOffsets:             "4 1@2+ [s [4 4@4+ 8]] 4@10+",
 		kmsg.Metadata:                "[16@10+ s] 1@4+ 1@8-10 1@8+",
+		kmsg.FindCoordinator:         "s",
 		kmsg.ApiVersions:             "s@3+ s@3+",
 		kmsg.CreateTopics:            "[s 4 2 [4 <4>] [s s]] 4 1@1+",
 		kmsg.DeleteTopics:            "<@0-5 s> [@6+ s 16] 4",
