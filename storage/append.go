@@ -45,7 +45,7 @@ func (l *Log) Append(ctx context.Context, b []byte, h batch.Header, opts AppendO
 		return err
 	}
 	if dup != nil {
-		return l.duplicate(dup, done)
+		return l.duplicate(dup, opts, done)
 	}
 	now := l.store.opts.Now()
 	r := &record{log: l, size: int32(len(b)), done: done}
@@ -81,8 +81,11 @@ func (l *Log) Append(ctx context.Context, b []byte, h batch.Header, opts AppendO
 }
 
 // duplicate answers a retry: when the original is durable.
-func (l *Log) duplicate(dup *segment.BatchRef, done func(AppendResult)) error {
+func (l *Log) duplicate(dup *segment.BatchRef, opts AppendOptions, done func(AppendResult)) error {
 	res := AppendResult{Base: dup.BaseOffset, Last: dup.LastOffset, LogAppendTime: -1, Duplicate: true}
+	if opts.LogAppendTime {
+		res.LogAppendTime = dup.Timestamp
+	}
 	l.mu.Lock()
 	if dup.LastOffset < l.hw {
 		l.mu.Unlock()
