@@ -16,7 +16,7 @@ type Durability string
 // Durability classes.
 const (
 	DurabilityLocal  Durability = "local"  // the agent's synced log on SSD
-	DurabilityObject Durability = "object" // the object store
+	DurabilityObject Durability = "object" // the object store; no topic may ask for it yet
 )
 
 // TimestampType is Kafka's message.timestamp.type.

@@ -150,9 +150,9 @@ func retentionDefs() []configDef {
 			doc: "Time in ms that a closed segment waits before it moves to the bucket; -1 as long as local retention."},
 		{name: "remote.copy.lag.bytes", typ: TypeLong, kafka: "0", def: "0", min: -1, max: maxLong, effect: "accepted; without effect, segments move when they are closed",
 			doc: "Bytes of newer log that a closed segment waits for before it moves to the bucket; -1 as many as local retention."},
-		{name: "durability", typ: TypeString, kafka: "-", def: string(DurabilityLocal), oneOf: []string{string(DurabilityLocal), string(DurabilityObject)},
-			synonyms: same("durability"), effect: honoured,
-			doc: "What acks=all waits for: local, the synced log on SSD; object, the object store."},
+		{name: "durability", typ: TypeString, kafka: "-", def: string(DurabilityLocal), oneOf: []string{string(DurabilityLocal)},
+			synonyms: same("durability"), effect: "honoured; object is refused until the log can be in the bucket",
+			doc: "What acks=all waits for: local, the synced log on SSD."},
 	}
 }
 

@@ -85,7 +85,8 @@ func TestParseRefuses(t *testing.T) {
 		{"compression.zstd.level=23", "compression.zstd.level 23 between -131072 and 22"},
 		{"remote.storage.enable=yes", "remote.storage.enable yes true or false"},
 		{"message.timestamp.type=createtime", "message.timestamp.type createtime CreateTime, LogAppendTime"},
-		{"durability=replicated", "durability replicated local, object"},
+		{"durability=replicated", "durability replicated local"},
+		{"durability=object", "durability object local"},
 		{"leader.replication.throttled.replicas=1-2", "leader.replication.throttled.replicas 1-2 partition:broker"},
 		{"min.compaction.lag.ms=5 max.compaction.lag.ms=4", "min.compaction.lag.ms (5) max.compaction.lag.ms (4)"},
 		{"local.retention.ms=-1", "local.retention.ms -1 retention.ms"},
@@ -155,19 +156,19 @@ func TestRetentionInForce(t *testing.T) {
 }
 
 func TestTyped(t *testing.T) {
-	d := defaults(t, map[string]string{"log.retention.hours": "2", "durability": "object", "log.roll.ms": "77", "log.roll.hours": "9", "message.max.bytes": "200000000"})
+	d := defaults(t, map[string]string{"log.retention.hours": "2", "durability": "local", "log.roll.ms": "77", "log.roll.hours": "9", "message.max.bytes": "200000000"})
 	c, err := d.Parse(parseConfigs("message.timestamp.type=LogAppendTime cleanup.policy=compact,delete remote.storage.enable=FALSE internal.segment.bytes=100"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.RetentionMs != 7200000 || c.Durability != DurabilityObject || c.SegmentMs != 77 || c.MaxMessageBytes != 200000000 ||
+	if c.RetentionMs != 7200000 || c.Durability != DurabilityLocal || c.SegmentMs != 77 || c.MaxMessageBytes != 200000000 ||
 		c.TimestampType != LogAppendTime || !c.CleanupPolicy.Compact || !c.CleanupPolicy.Delete || c.RemoteStorage || c.SegmentBytes != 100 {
 		t.Fatalf("%+v", c)
 	}
 	if c, _ := defaults(t, nil).Parse(nil); c.SegmentBytes != 64<<20 || !c.RemoteStorage || c.Durability != DurabilityLocal || c.MaxMessageBytes != 1048588 {
 		t.Fatalf("%+v", c)
 	}
-	for _, bad := range []map[string]string{{"log.retention.hourz": "1"}, {"log.retention.hours": "x"}, {"durability": "none"}} {
+	for _, bad := range []map[string]string{{"log.retention.hourz": "1"}, {"log.retention.hours": "x"}, {"durability": "none"}, {"durability": "object"}} {
 		if _, err := NewDefaults(bad); !errors.Is(err, ErrInvalidConfig) {
 			t.Errorf("%v: %v", bad, err)
 		}
