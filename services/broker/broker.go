@@ -139,8 +139,9 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 		return nil, err
 	}
 	b.uploader = up
-	b.wg.Add(2)
+	b.wg.Add(3)
 	go b.housekeepLoop()
+	go b.publishLoop()
 	go b.sweepLoop()
 	return b, nil
 }

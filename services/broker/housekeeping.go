@@ -29,11 +29,12 @@ type housekeeper struct {
 	removed map[ids.TopicPartition]bool
 	all     bool
 	kick    chan struct{}
+	publish chan struct{} // log starts have moved
 }
 
 func (h *housekeeper) init() {
 	h.touched, h.removed = map[ids.TopicPartition]bool{}, map[ids.TopicPartition]bool{}
-	h.kick = make(chan struct{}, 1)
+	h.kick, h.publish = make(chan struct{}, 1), make(chan struct{}, 1)
 }
 
 func (h *housekeeper) note(f func()) {
@@ -85,12 +86,36 @@ func (b *Broker) housekeepLoop() {
 				b.opts.Logger.Warn("remove partition", "partition", tp.String(), "err", err)
 			}
 		}
-		b.retain(touched, due || all)
+		if b.retain(touched, due || all) {
+			select {
+			case b.house.publish <- struct{}{}:
+			default:
+			}
+		}
+		b.relieveDisk()
 	}
 }
 
-// retain applies retention to the touched partitions, or to all.
-func (b *Broker) retain(touched map[ids.TopicPartition]bool, all bool) {
+// publishLoop puts the log starts into the bucket. It is apart from the
+// housekeeping, which must go on while the bucket hangs.
+func (b *Broker) publishLoop() {
+	defer b.wg.Done()
+	for {
+		select {
+		case <-b.ctx.Done():
+			return
+		case <-b.house.publish:
+		}
+		if err := b.opts.Meta.PublishLogStarts(b.ctx); err != nil && b.ctx.Err() == nil {
+			b.opts.Logger.Warn("publish log starts", "err", err)
+		}
+	}
+}
+
+// retain applies retention to the touched partitions, or to all. It reports
+// whether log starts are to be published: one has moved, or a former try may
+// have failed.
+func (b *Broker) retain(touched map[ids.TopicPartition]bool, all bool) (publish bool) {
 	v := b.view.Load()
 	moved := false
 	each := func(p *Partition) {
@@ -117,11 +142,7 @@ func (b *Broker) retain(touched map[ids.TopicPartition]bool, all bool) {
 			}
 		}
 	}
-	if moved || all {
-		if err := b.opts.Meta.PublishLogStarts(b.ctx); err != nil && b.ctx.Err() == nil {
-			b.opts.Logger.Warn("publish log starts", "err", err)
-		}
-	}
+	return moved || all
 }
 
 // retainPartition moves the log start and drops local segments as the topic's
