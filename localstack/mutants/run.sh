@@ -26,7 +26,7 @@ passes() { # passes COMMAND: its output is in $log
 failing() {
   sed -n 's/^ *--- FAIL: \([^ ]*\).*/\1/p' | sort -u | awk '
     { names[NR] = $0 }
-    END { for (i = 1; i <= NR; i++) if (i == NR || index(names[i + 1], names[i] "/") != 1) if (++n <= 3) printf "%s%s", n > 1 ? ", " : "", names[i]
+    END { for (i = 1; i <= NR; i++) if (i == NR || index(names[i + 1], names[i] "/") != 1) if (++n <= 3) printf "%s%s", (n > 1 ? ", " : ""), names[i]
           if (n > 3) printf " and %d more", n - 3 }'
 }
 caught=0 failed=0
