@@ -34,8 +34,8 @@ func newWriter(t testing.TB, fsys vfs.FS, size int64) *writer {
 	s, err := openRing(waltest.Config{FS: fsys, Size: size, Pool: wal.NewPool(1), Announce: func(es []*wal.Entry, err error) {
 		for _, e := range es {
 			e.Chunk.Release()
+			w.acks <- err
 		}
-		w.acks <- err
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -73,8 +73,13 @@ func (w *writer) put(blocks int) wal.Pos {
 		w.t.Fatal(err)
 	}
 	pos := e.Pos
-	if err := <-w.acks; err != nil {
-		w.t.Fatal(err)
+	select {
+	case err := <-w.acks:
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	case <-ctx.Done():
+		w.t.Fatal("no announcement")
 	}
 	w.next++
 	return pos
@@ -123,24 +128,24 @@ func TestTornCommitBeforeTheLap(t *testing.T) {
 	w := newWriter(t, mem, 16*blockSize)
 	w.replay()
 	var pos []wal.Pos
-	for range 6 {
+	for range 7 {
 		pos = append(pos, w.put(2))
 		w.trim(pos[len(pos)-1])
 	}
-	torn := w.put(2) // ends two blocks before the ring's end
+	torn := w.put(2) // ends at the ring's end
 	w.close()
 	patch(t, mem, dataStart+int64(torn)+blockSize+100, []byte{0xff})
 	w = newWriter(t, mem, 16*blockSize)
-	if got := w.replay(); len(got) != 1 || got[0] != 5 {
-		t.Fatalf("replayed %v, want [5]", got)
+	if got := w.replay(); len(got) != 1 || got[0] != 6 {
+		t.Fatalf("replayed %v, want [6]", got)
 	}
 	w.trim(w.s.State().Durable)
-	w.put(4) // fits only to the next lap
+	w.put(3) // fits only to the next lap
 	w.put(1)
 	w.close()
 	w = newWriter(t, mem, 16*blockSize)
-	if got := w.replay(); len(got) != 2 || got[0] != 6 || got[1] != 7 {
-		t.Fatalf("replayed %v, want [6 7]", got)
+	if got := w.replay(); len(got) != 2 || got[0] != 7 || got[1] != 8 {
+		t.Fatalf("replayed %v, want [7 8]", got)
 	}
 	w.close()
 }
