@@ -235,7 +235,7 @@ func (l *Log) pendingBefore(pos wal.Pos) int64 {
 	defer l.mu.Unlock()
 	var n int64
 	for _, r := range l.tail[l.written:] {
-		if r.Pos >= pos || r.Last >= l.hw {
+		if r.Last >= l.hw || r.Pos >= pos { // the stream sets Pos: looked at when durable
 			break
 		}
 		n += int64(r.size)
@@ -249,7 +249,7 @@ func (l *Log) unspilled(pos wal.Pos) []*record {
 	defer l.mu.Unlock()
 	var out []*record
 	for _, r := range l.tail[l.written:] {
-		if r.Pos >= pos || r.Last >= l.hw || l.closed {
+		if r.Last >= l.hw || r.Pos >= pos || l.closed {
 			break
 		}
 		if r.spill == nil {
