@@ -304,5 +304,5 @@ func (tt *tierTopic) checkGone(t *testing.T, n *Node, bucket string) {
 			return
 		}
 	}
-	t.Errorf("%s: log start %d: objects of the bases %v and files %v are there, want %v and %v", tt.name, tt.start, gotObjects, gotFiles, objects, files)
+	t.Fatalf("%s: log start %d: objects of the bases %v and files %v are there, want %v and %v", tt.name, tt.start, gotObjects, gotFiles, objects, files)
 }
