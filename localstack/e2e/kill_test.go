@@ -107,6 +107,7 @@ func (c *crash) check() {
 // comes soon, for a moment in which a segment is on its way to the bucket.
 func (c *crash) load() {
 	c.t.Helper()
+	c.l.calm.Store(false)
 	want := c.l.total.Load() + acksPerKill + c.rand.Int64N(5000)
 	for end := time.Now().Add(loadLimit); c.l.total.Load() < want; time.Sleep(time.Millisecond) {
 		c.check()
@@ -248,9 +249,11 @@ func (c *crash) restart() {
 	c.n.Start()
 }
 
-// verify reads every partition to its end and compares.
+// verify reads every partition to its end and compares. The producers, which go
+// on, are slowed down, so that the log does not outgrow the reader.
 func (c *crash) verify() {
 	c.t.Helper()
+	c.l.calm.Store(true)
 	for p := range crashPartitions {
 		a := c.l.audit(p)
 		s := c.n.Storage(crashTopic)[p]

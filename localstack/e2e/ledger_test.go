@@ -58,6 +58,7 @@ func parseStamp(b []byte) (s stamp, sum uint32, err error) {
 type ledger struct {
 	partitions int
 	total      atomic.Int64 // records acknowledged
+	calm       atomic.Bool  // producers send only now and then
 
 	mu    sync.Mutex
 	lanes [][]lane // by producer and partition
@@ -195,8 +196,12 @@ func (l *ledger) startLoader(addr, topic string, r *rand.Rand, fail func(error))
 func (p *loader) run() {
 	defer close(p.done)
 	for {
-		largest := 1 << p.rand.IntN(14) // sizes differ from burst to burst
-		for range 1 + p.rand.IntN(300) {
+		largest, burst := 1<<p.rand.IntN(14), 1+p.rand.IntN(300) // sizes differ from burst to burst
+		pause := time.Duration(p.rand.IntN(10)) * time.Millisecond
+		if p.l.calm.Load() {
+			burst, pause = 1, pause+10*time.Millisecond
+		}
+		for range burst {
 			select {
 			case <-p.stop:
 				return
@@ -207,7 +212,7 @@ func (p *loader) run() {
 		select {
 		case <-p.stop:
 			return
-		case <-time.After(time.Duration(p.rand.IntN(10)) * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }
