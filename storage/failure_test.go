@@ -80,6 +80,11 @@ func TestFoundBytesAreMadeDurable(t *testing.T) {
 			}
 			rule.Err = syscall.EIO
 			fault.Add(rule)
+			w.many(3, 6000)
+			w.store.Log(w.parts[0].tp).RollIfOld(true) // nothing of the log is behind its file
+			if !strings.Contains(name, "spill") {
+				eventually(t, "failure", func() bool { return w.store.Err() != nil })
+			}
 			for i := 0; i < 200 && w.store.Err() == nil; i++ {
 				w.append(w.parts[0], 6000)
 				w.settle()
