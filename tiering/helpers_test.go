@@ -147,13 +147,12 @@ func (s *source) Close() error     { s.closed.Add(1); return nil }
 
 // fakeLocal is the local tier: segments that are closed and not tiered.
 type fakeLocal struct {
-	mu      sync.Mutex
-	segs    []LocalSegment
-	tiered  []Segment
-	opened  atomic.Int64
-	closed  atomic.Int64
-	onTier  func(Segment)
-	content map[SegmentKey]*testSegment
+	mu     sync.Mutex
+	segs   []LocalSegment
+	tiered []Segment
+	opened atomic.Int64
+	closed atomic.Int64
+	onTier func(Segment)
 }
 
 func (l *fakeLocal) add(segs ...*testSegment) {

@@ -108,15 +108,6 @@ func (m *memo[K, V]) remove(e *list.Element) {
 	m.used -= x.cost
 }
 
-// drop forgets the value of key.
-func (m *memo[K, V]) drop(key K) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if e, ok := m.entries[key]; ok {
-		m.remove(e)
-	}
-}
-
 // size returns the cost of everything held.
 func (m *memo[K, V]) size() int64 {
 	m.mu.Lock()

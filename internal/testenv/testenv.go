@@ -4,6 +4,7 @@
 package testenv
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,19 +42,17 @@ func Need(t testing.TB, name string) string {
 	return path
 }
 
+// build builds the program beside its place and moves it there whole: other
+// test processes may be running the one that is there.
 var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "cirrolog-bin")
-	if err != nil {
-		return "", err
-	}
-	bin := filepath.Join(dir, "cirrolog")
-	cmd := exec.Command("go", "build", "-o", bin, "./services/cirrolog")
+	bin := filepath.Join(Root(), ".cache", "test", "cirrolog")
+	tmp := fmt.Sprintf("%s.%d", bin, os.Getpid())
+	cmd := exec.Command("go", "build", "-o", tmp, "./services/cirrolog")
 	cmd.Dir = Root()
-	out, err := cmd.CombinedOutput()
-	if err != nil {
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return string(out), err
 	}
-	return bin, nil
+	return bin, os.Rename(tmp, bin)
 })
 
 // Binary builds the cirrolog program once per test process and returns its path.

@@ -153,9 +153,9 @@ func (n *Node) launch() error {
 func (n *Node) ready() error {
 	ctx, cancel := context.WithTimeout(context.Background(), readyLimit)
 	defer cancel()
-	last := errors.New("no answer")
 	for {
-		if last = n.call(ctx, http.MethodGet, "/readyz", nil); last == nil {
+		last := n.call(ctx, http.MethodGet, "/readyz", nil)
+		if last == nil {
 			return nil
 		}
 		select {
