@@ -22,8 +22,12 @@ import (
 func (a *Agent) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.reg, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	for _, p := range []string{"/readyz", "/ready", "/status/ready"} {
+	// The process lives and has started when it answers; other names are those
+	// that probes of similar servers use.
+	for _, p := range []string{"/livez", "/healthy", "/startupz"} {
+		mux.HandleFunc("GET "+p, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	}
+	for _, p := range []string{"/readyz", "/ready", "/status/ready", "/v1/status"} {
 		mux.HandleFunc("GET "+p, a.ready)
 	}
 	mux.HandleFunc("GET /v1/topics/{topic}/storage", a.topicStorage)
@@ -130,6 +134,10 @@ func (a *Agent) segments(w http.ResponseWriter, r *http.Request) {
 	fromTS, toTS := q.int("from_ts", 0), q.int("to_ts", math.MaxInt64)
 	if q.err != nil {
 		writeError(w, q.err)
+		return
+	}
+	if one >= int64(t.Partitions) {
+		writeError(w, fmt.Errorf("%w: %s has partitions 0 to %d", broker.ErrUnknownPartition, t.Name, t.Partitions-1))
 		return
 	}
 	out := []broker.SegmentInfo{}

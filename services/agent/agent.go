@@ -55,7 +55,7 @@ type Agent struct {
 // running.
 func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error) {
 	if err := cfg.validate(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	agent := &Agent{cfg: cfg, log: log, incarnation: ids.NewIncarnation(), failed: make(chan error, 1), draining: make(chan struct{}), serving: make(chan error, 2)}
 	defer func() {
@@ -119,10 +119,11 @@ const probeTime = 30 * time.Second
 func (a *Agent) openBucket(ctx context.Context) error {
 	b, err := bucketurl.Open(ctx, a.cfg.bucketURL(), bucketurl.Options{FS: vfs.OS()})
 	if err != nil {
-		return fmt.Errorf("open bucket: %w", err)
+		return err
 	}
 	a.metrics = newMetrics(a)
 	a.bucket = objstore.Observe(b, a.metrics.bucketRequest)
+	a.onClose(func() error { return objstore.Close(a.bucket) })
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	err = objstore.Probe(ctx, b)
@@ -130,7 +131,7 @@ func (a *Agent) openBucket(ctx context.Context) error {
 		err = fmt.Errorf("%w: choose a store that enforces conditional writes; `cirrolog doctor --bucket` checks one", err)
 	}
 	if err != nil {
-		return fmt.Errorf("bucket %s can't be used: %w", a.cfg.bucketURL(), err)
+		return fmt.Errorf("bucket %s can't be used: %w", bucketurl.Redact(a.cfg.bucketURL()), err)
 	}
 	return nil
 }
@@ -140,14 +141,14 @@ func (a *Agent) openMetadata(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open metadata: %w", err)
 	}
-	a.kv = store
+	a.kv = observedStore{Store: store, name: "bolt", took: a.metrics.metaOp}
 	a.onClose(store.Close)
 	defaults, err := metadata.NewDefaults(a.cfg.TopicDefaults)
 	if err != nil {
 		return fmt.Errorf("--topic-config: %w", err)
 	}
 	id := &a.disk.Identity
-	meta, err := metadata.Open(ctx, metadata.Options{KV: store, Bucket: a.bucket, Incarnation: a.incarnation, ClusterID: id.ClusterID,
+	meta, err := metadata.Open(ctx, metadata.Options{KV: a.kv, Bucket: a.bucket, Incarnation: a.incarnation, ClusterID: id.ClusterID,
 		RememberedNodeID: max(id.NodeID, 0), MinEpoch: id.Epoch + 1, NodeID: a.cfg.NodeID, Defaults: defaults,
 		DefaultPartitions: a.cfg.NumPartitions, Logger: a.log})
 	if err != nil {
@@ -196,7 +197,7 @@ func (a *Agent) openBroker(ctx context.Context) error {
 		return err
 	}
 	b, err := broker.New(ctx, broker.Options{Store: a.store, Meta: a.meta, Bucket: a.bucket, Incarnation: a.incarnation, Epoch: a.meta.NodeEpoch(),
-		Self: self, Reader: r, AutoCreate: a.cfg.AutoCreate, Settings: a.settings(self), DataDir: a.cfg.DataDir, BucketName: a.cfg.bucketURL(),
+		Self: self, Reader: r, AutoCreate: a.cfg.AutoCreate, Settings: a.settings(self), DataDir: a.cfg.DataDir, BucketName: bucketurl.Redact(a.cfg.bucketURL()),
 		RetentionInterval: a.cfg.RetentionInterval, SweepInterval: a.cfg.SweepInterval, SweepGrace: a.cfg.SweepGrace,
 		UploadObserver: a.metrics.uploaded, Logger: a.log})
 	if err != nil {
@@ -255,7 +256,7 @@ func (a *Agent) serve(context.Context) error {
 		a.serving <- err
 	}()
 	a.log.Info("serving", "kafka", a.kafkaListener.Addr().String(), "admin", a.adminListener.Addr().String(), "node", a.meta.NodeID(),
-		"cluster", a.meta.ClusterID(), "epoch", a.meta.NodeEpoch(), "bucket", a.cfg.bucketURL(), "topics", len(a.broker.Topics()))
+		"cluster", a.meta.ClusterID(), "epoch", a.meta.NodeEpoch(), "bucket", bucketurl.Redact(a.cfg.bucketURL()), "topics", len(a.broker.Topics()))
 	return nil
 }
 
@@ -300,5 +301,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	log.Info("shutting down")
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
 	defer cancel()
-	return errors.Join(failure, a.Shutdown(stop))
+	err = errors.Join(failure, a.Shutdown(stop))
+	if err == nil {
+		log.Info("stopped")
+	}
+	return err
 }

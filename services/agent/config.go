@@ -48,6 +48,9 @@ func Default() Config {
 	}
 }
 
+// ErrConfig marks mistakes in a Config.
+var ErrConfig = errors.New("configuration")
+
 // minCacheMemory is the least that the tiered reader takes: 32 blocks of 4 MiB.
 const minCacheMemory = 128 << 20
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/cirrolog/cirrolog/metadata/kv"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
 )
 
@@ -28,6 +30,7 @@ type metrics struct {
 	objRequests  *prometheus.CounterVec
 	objSeconds   *prometheus.HistogramVec
 	objBytes     *prometheus.CounterVec
+	metaSeconds  *prometheus.HistogramVec
 }
 
 // nativeFactor is the growth of native histogram buckets.
@@ -51,11 +54,12 @@ func newMetrics(a *Agent) *metrics {
 	m.produced = counter("kafka_produce_bytes_total", "Bytes of batches received.", "topic")
 	m.fetched = counter("kafka_fetch_bytes_total", "Bytes of batches sent.", "topic")
 	m.connections = prometheus.NewGauge(prometheus.GaugeOpts{Name: "cirrolog_connections", Help: "Open Kafka connections."})
-	m.uploads = histogram("tier_upload_seconds", "Time of segment uploads.")
+	m.uploads = histogram("tier_upload_seconds", "Time of segment uploads.", "topic")
 	m.uploadBytes = counter("tier_upload_bytes_total", "Bytes of segments uploaded.", "topic")
 	m.uploadErrors = counter("tier_upload_failures_total", "Failed attempts to upload a segment.", "topic")
 	m.objRequests = counter("objstore_requests_total", "Requests to the bucket.", "op", "outcome")
-	m.objSeconds = histogram("objstore_request_seconds", "Time of requests to the bucket.", "op")
+	m.objSeconds = histogram("objstore_request_seconds", "Time of requests to the bucket.", "op", "outcome")
+	m.metaSeconds = histogram("meta_op_seconds", "Time of operations on the metadata store.", "store", "op")
 	m.objBytes = counter("objstore_bytes_total", "Payload bytes of requests to the bucket.", "op")
 	m.reg.MustRegister(m.connections, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &stateCollector{a: a})
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cirrolog_build_info", Help: "Always 1; the labels tell the build."}, []string{"version", "commit", "go"})
@@ -109,7 +113,8 @@ func (m *metrics) uploaded(topic string, bytes int64, took time.Duration, err er
 		m.uploadErrors.WithLabelValues(topic).Inc()
 		return
 	}
-	m.uploads.WithLabelValues().Observe(took.Seconds())
+	m.uploadErrors.WithLabelValues(topic) // so that rates have a zero to begin with
+	m.uploads.WithLabelValues(topic).Observe(took.Seconds())
 	m.uploadBytes.WithLabelValues(topic).Add(float64(bytes))
 }
 
@@ -129,9 +134,40 @@ func (m *metrics) bucketRequest(op string, took time.Duration, n int64, err erro
 		outcome = "error"
 	}
 	m.objRequests.WithLabelValues(op, outcome).Inc()
-	m.objSeconds.WithLabelValues(op).Observe(took.Seconds())
+	m.objSeconds.WithLabelValues(op, outcome).Observe(took.Seconds())
 	m.objBytes.WithLabelValues(op).Add(float64(n))
 }
+
+func (m *metrics) metaOp(store, op string, took time.Duration) {
+	m.metaSeconds.WithLabelValues(store, op).Observe(took.Seconds())
+}
+
+// observedStore tells how long the operations of a key-value store take.
+type observedStore struct {
+	kv.Store
+	name string
+	took func(store, op string, took time.Duration)
+}
+
+// Get implements kv.Store.
+func (s observedStore) Get(ctx context.Context, key string) (kv.Item, error) {
+	defer s.observe("get", time.Now())
+	return s.Store.Get(ctx, key)
+}
+
+// Range implements kv.Store.
+func (s observedStore) Range(ctx context.Context, prefix, from string, limit int, reverse bool) ([]kv.Item, error) {
+	defer s.observe("range", time.Now())
+	return s.Store.Range(ctx, prefix, from, limit, reverse)
+}
+
+// Commit implements kv.Store.
+func (s observedStore) Commit(ctx context.Context, ops []kv.Op, pre []kv.Precondition) ([]kv.Revision, error) {
+	defer s.observe("commit", time.Now())
+	return s.Store.Commit(ctx, ops, pre)
+}
+
+func (s observedStore) observe(op string, began time.Time) { s.took(s.name, op, time.Since(began)) }
 
 // stateCollector reads the agent's state when it is asked.
 type stateCollector struct{ a *Agent }
