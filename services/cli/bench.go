@@ -49,7 +49,7 @@ func (a *app) benchCmd() *cobra.Command {
 	o := &benchOptions{size: 1000, duration: duration(10 * time.Second), linger: duration(5 * time.Millisecond), batchMax: 1_000_000}
 	cmd := &cobra.Command{
 		Use: "bench", Short: "Measure a cluster with records of random bytes",
-		Args: args(cobra.NoArgs), RunE: needsVerb,
+		Args: knownVerb, RunE: needsVerb,
 	}
 	f := cmd.PersistentFlags()
 	f.StringVarP(&o.topic, "topic", "t", "cirrolog-bench", "topic; it is made if it is missing and deleted at the end if it was made")

@@ -33,7 +33,7 @@ func (a *app) client(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) 
 	defer cancel()
 	if err := cl.Ping(pctx); err != nil {
 		cl.Close()
-		return nil, fmt.Errorf("connect to %s (--brokers): %w", strings.Join(a.brokers, ","), err)
+		return nil, fmt.Errorf("connect to %s (--brokers): %w: is a node running there? `cirrolog serve` starts one", strings.Join(a.brokers, ","), err)
 	}
 	return cl, nil
 }
@@ -52,14 +52,20 @@ func (a *app) withAdmin(ctx context.Context, f func(context.Context, *kadm.Clien
 func (a *app) getJSON(ctx context.Context, path string, query url.Values, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	u := "http://" + a.admin + path + "?" + query.Encode()
+	u := "http://" + a.admin + path
+	if len(query) > 0 {
+		u += "?" + query.Encode()
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
 		return fmt.Errorf("%w: --admin %q: %w", errUsage, a.admin, err)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask the agent at %s (--admin): %w", a.admin, err)
+		if inner, ok := errors.AsType[*url.Error](err); ok {
+			err = inner.Err
+		}
+		return fmt.Errorf("ask the agent at %s (--admin): %w: is it the admin address of a running node?", a.admin, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer+1))

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,15 +43,61 @@ func valueError(err error) error {
 
 // nearest returns the flag with the smallest edit distance to key, which is
 // none that is allowed there.
-func nearest(key string, flags *pflag.FlagSet) string {
-	best, dist := "", 1<<30
+func nearest(key string, flags *pflag.FlagSet) string { return nearestOf(key, flagNames(flags)) }
+
+// flagNames are the names of all flags but --help.
+func flagNames(flags *pflag.FlagSet) []string {
+	var out []string
 	flags.VisitAll(func(f *pflag.Flag) {
-		if d := distance(key, f.Name); d > 0 && d < dist && f.Name != "help" {
-			best, dist = f.Name, d
+		if f.Name != "help" {
+			out = append(out, f.Name)
 		}
 	})
+	return out
+}
+
+// nearestOf returns the name with the smallest edit distance to key, but not
+// key itself.
+func nearestOf(key string, names []string) string {
+	best, dist := "", 1<<30
+	for _, name := range names {
+		if d := distance(key, name); d > 0 && d < dist {
+			best, dist = name, d
+		}
+	}
 	return best
 }
+
+// knownVariables refuses a CIRROLOG_* variable that no verb knows: for a typing
+// mistake in CIRROLOG_BROKERS would otherwise lead to another cluster.
+func knownVariables(environ []string, serve *pflag.FlagSet) error {
+	names := flagNames(serve)
+	for name := range clientEnv {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, v := range environ {
+		name, _, _ := strings.Cut(v, "=")
+		key := envKey(name)
+		if !strings.HasPrefix(name, envPrefix) || isTestVariable(key) || slices.Contains(names, key) {
+			continue
+		}
+		return fmt.Errorf("%w: environment: unknown variable %s, the nearest is %s", errUsage, name, envName(nearestOf(key, names)))
+	}
+	return nil
+}
+
+// envKey is the flag that a variable stands for, envName the other way round.
+func envKey(name string) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(name, envPrefix), "_", "-"))
+}
+
+func envName(key string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
+}
+
+// isTestVariable: CIRROLOG_TEST_* are of the tests.
+func isTestVariable(key string) bool { return strings.HasPrefix(key, "test-") }
 
 // distance is the Levenshtein distance.
 func distance(a, b string) int {

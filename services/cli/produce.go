@@ -63,6 +63,7 @@ func (o *produceOptions) clientOptions() ([]kgo.Opt, error) {
 		kgo.ProducerLinger(5 * time.Millisecond)}
 	switch o.acks {
 	case "all", "-1":
+		opts = append(opts, giveUp())
 	case "1":
 		opts = append(opts, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite())
 	case "0":
@@ -80,6 +81,11 @@ func (o *produceOptions) clientOptions() ([]kgo.Opt, error) {
 	}
 	return opts, nil
 }
+
+// giveUp lets records fail by time whose answer was lost with a broker; without
+// it a client waits for ever for a broker that does not come back. Nothing here
+// sends a failed record again, so none is there twice.
+func giveUp() kgo.Opt { return kgo.AllowIdempotentProduceCancellation() }
 
 func parseCodec(s string) (kgo.CompressionCodec, error) {
 	switch s {

@@ -63,7 +63,6 @@ func (a *app) replayCmd() *cobra.Command {
 	f.StringVar(&o.checkpoint, "checkpoint", "", "file that says how far the replay has come; run again to go on")
 	f.Var(&o.every, "checkpoint-interval", "how often the checkpoint is written")
 	a.outputFlag(cmd)
-	cmd.MarkFlagsMutuallyExclusive("to-file", "to-topic")
 	complete(cmd, "compression", "none", "gzip", "snappy", "lz4", "zstd")
 	cmd.RunE = func(cmd *cobra.Command, topics []string) error { return a.replay(cmd, topics[0], o) }
 	return cmd
@@ -87,6 +86,12 @@ func (o *replayOptions) selection(now time.Time) (selection, error) {
 	}
 	if o.from < -1 || o.to < -1 || o.rate <= 0 || o.every < 0 {
 		return s, fmt.Errorf("%w: --from and --to are offsets from 0, --rate is above 0", errUsage)
+	}
+	if o.toFile != "" && o.toTopic != "" {
+		return s, fmt.Errorf("%w: --to-file and --to-topic can't be given together", errUsage)
+	}
+	if o.to >= 0 && o.to < o.from || s.toTime >= 0 && s.toTime < s.fromTime {
+		return s, fmt.Errorf("%w: the range ends before it begins", errUsage)
 	}
 	return s, nil
 }
@@ -141,7 +146,7 @@ func (a *app) replay(cmd *cobra.Command, topic string, o replayOptions) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, sink.close()) }()
-	r := replayer{src: src, sink: sink, state: state, path: o.checkpoint, every: time.Duration(o.every), bar: a.progress(topic, state)}
+	r := replayer{src: src, sink: sink, state: state, path: o.checkpoint, every: time.Duration(o.every), bar: a.progress(topic, o, state)}
 	return r.run(ctx, a.o.Stderr)
 }
 
@@ -185,10 +190,11 @@ func (a *app) openSink(ctx context.Context, o replayOptions, state *checkpoint, 
 	return newFileSink(o.toFile, state.FileSize, format)
 }
 
-// progress is a bar if stderr is a terminal, else nil.
-func (a *app) progress(topic string, state *checkpoint) *progressbar.ProgressBar {
+// progress is a bar on stderr if that is a terminal on which no records are
+// printed, else nil.
+func (a *app) progress(topic string, o replayOptions, state *checkpoint) *progressbar.ProgressBar {
 	f, ok := a.o.Stderr.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !ok || !isTerminal(f) || o.toFile == "" && o.toTopic == "" && isTerminal(a.o.Stdout) {
 		return nil
 	}
 	bar := progressbar.NewOptions64(state.Total, progressbar.OptionSetWriter(f), progressbar.OptionSetDescription(topic),
@@ -196,6 +202,11 @@ func (a *app) progress(topic string, state *checkpoint) *progressbar.ProgressBar
 		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())
 	_ = bar.Set64(state.Total - remaining(state.Ranges)) // a broken bar does not matter
 	return bar
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 func remaining(ranges []partRange) int64 {

@@ -12,10 +12,8 @@ import (
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/storage/batch"
 	"github.com/cirrolog/cirrolog/storage/ids"
-	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/tiering"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
-	"github.com/cirrolog/cirrolog/tiering/objstore/bucketurl"
 )
 
 // bucketSource reads a topic from the bucket alone; every agent may be stopped.
@@ -29,7 +27,7 @@ type bucketSource struct {
 }
 
 func newBucketSource(ctx context.Context, url, topic string) (*bucketSource, error) {
-	b, err := bucketurl.Open(ctx, url, bucketurl.Options{FS: vfs.OS()})
+	b, err := openBucket(ctx, url)
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ const (
 	planBlock     = 4 << 20       // bytes that one GET of the tiered reader brings
 	pricePerGet   = 0.0004 / 1000 // US dollars, Amazon S3 Standard
 	defaultRate   = 100_000_000   // bytes/s
-	planPrecision = time.Second / 10
+	planPrecision = 10 * time.Millisecond
 )
 
 // planSegment is a segment that a replay reads.
@@ -54,7 +54,7 @@ type replayPlan struct {
 	BucketBytes int64         `json:"bucket_bytes"`
 	Gets        int64         `json:"gets"`
 	CostUSD     float64       `json:"cost_usd"` // of GETs, at 0.0004 per 1000
-	Rate        int64         `json:"rate"`     // bytes/s
+	Rate        int64         `json:"bytes_per_second"`
 	Seconds     float64       `json:"seconds"`
 }
 

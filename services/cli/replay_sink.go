@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -91,6 +92,9 @@ func (s *streamSink) close() error {
 	return s.file.Close()
 }
 
+// sinkTimeout is when --to-topic gives up on a record.
+const sinkTimeout = 2 * time.Minute
+
 // topicSink produces to another topic: partition n goes to partition n, modulo
 // how many the target has, so that the order of a partition stays.
 type topicSink struct {
@@ -119,7 +123,8 @@ func (a *app) newTopicSink(ctx context.Context, topic, codec string) (*topicSink
 	if err != nil {
 		return nil, err
 	}
-	s.cl, err = a.client(ctx, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(c), kgo.ProducerBatchMaxBytes(limit))
+	s.cl, err = a.client(ctx, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(c), kgo.ProducerBatchMaxBytes(limit),
+		kgo.RecordDeliveryTimeout(sinkTimeout), giveUp())
 	return s, err
 }
 

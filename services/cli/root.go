@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -85,7 +86,9 @@ func (a *app) root() *cobra.Command {
 	f.StringSliceVar(&a.brokers, "brokers", envList("CIRROLOG_BROKERS", "127.0.0.1:9092"), "Kafka addresses of the cluster, HOST:PORT,…")
 	f.StringVar(&a.admin, "admin", envOr("CIRROLOG_ADMIN", "127.0.0.1:9644"), "admin address of an agent, HOST:PORT")
 	f.BoolVar(&a.yes, "yes", false, "do not ask before destructive actions")
-	root.AddCommand(a.serveCmd(), a.topicCmd(), a.produceCmd(), a.consumeCmd(), a.replayCmd(), a.segmentCmd(), a.benchCmd(), a.doctorCmd(), a.versionCmd())
+	serve := a.serveCmd()
+	root.PersistentPreRunE = func(*cobra.Command, []string) error { return knownVariables(os.Environ(), serve.Flags()) }
+	root.AddCommand(serve, a.topicCmd(), a.produceCmd(), a.consumeCmd(), a.replayCmd(), a.segmentCmd(), a.benchCmd(), a.doctorCmd(), a.versionCmd())
 	return root
 }
 
@@ -97,19 +100,18 @@ func envOr(name, def string) string {
 }
 
 func (a *app) versionCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Print version and commit", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			v, c := a.o.Version()
-			fmt.Fprintf(cmd.OutOrStdout(), "cirrolog %s (%s)\n", v, c)
-			return nil
-		},
+	cmd := &cobra.Command{Use: "version", Short: "Print version and commit", Args: args(cobra.NoArgs)}
+	a.outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		out := struct {
+			Version string `json:"version"`
+			Commit  string `json:"commit"`
+			Go      string `json:"go"`
+		}{Go: runtime.Version()}
+		out.Version, out.Commit = a.o.Version()
+		t := table{header: []string{"VERSION", "COMMIT", "GO"}}
+		t.add(out.Version, out.Commit, out.Go)
+		return a.render(cmd.OutOrStdout(), out, &t)
 	}
-}
-
-func noArgs(cmd *cobra.Command, args []string) error {
-	if err := cobra.NoArgs(cmd, args); err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
-	}
-	return nil
+	return cmd
 }

@@ -13,7 +13,7 @@ import (
 
 func (a *app) segmentCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "segment", Short: "List, print and verify segments", Args: args(cobra.NoArgs), RunE: needsVerb,
+		Use: "segment", Short: "List, print and verify segments", Args: knownVerb, RunE: needsVerb,
 	}
 	cmd.AddCommand(a.segmentListCmd(), a.segmentDumpCmd(), a.segmentVerifyCmd())
 	return cmd

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -12,6 +13,8 @@ import (
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/cirrolog/cirrolog/services/agent"
 )
 
 const envPrefix = "CIRROLOG_"
@@ -29,7 +32,7 @@ func (a *app) serveCmd() *cobra.Command {
 		Long: "Run a whole node: Kafka protocol, storage on this disk, an embedded metadata store and, unless told\n" +
 			"otherwise, a bucket in a directory. Every flag can also be given as CIRROLOG_<FLAG> with _ for -, or\n" +
 			"under its name in the YAML file of --config; flags count before environment, environment before file.",
-		Args: noArgs,
+		Args: args(cobra.NoArgs),
 	}
 	f := cmd.Flags()
 	f.StringVar(&configFile, "config", "", "YAML file with values for these flags")
@@ -68,7 +71,11 @@ func (a *app) serveCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.o.Serve(cmd.Context(), cfg, log)
+		err = a.o.Serve(cmd.Context(), cfg, log)
+		if errors.Is(err, agent.ErrConfig) {
+			err = fmt.Errorf("%w: %w", errUsage, err)
+		}
+		return err
 	}
 	return cmd
 }
@@ -98,8 +105,8 @@ func layer(flags *pflag.FlagSet, path string) error {
 	flags.Visit(func(f *pflag.Flag) { set.given[f.Name] = true })
 	k := koanf.New(nested)
 	err := k.Load(env.Provider(nested, env.Opt{Prefix: envPrefix, TransformFunc: func(name, v string) (string, any) {
-		key := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, envPrefix)), "_", "-")
-		if key == "config" || clientEnv[key] || strings.HasPrefix(key, "test-") {
+		key := envKey(name)
+		if key == "config" || clientEnv[key] || isTestVariable(key) {
 			return "", nil
 		}
 		return key, v
@@ -107,8 +114,7 @@ func layer(flags *pflag.FlagSet, path string) error {
 	if err != nil {
 		return err
 	}
-	asVariable := func(key string) string { return envPrefix + strings.ToUpper(strings.ReplaceAll(key, "-", "_")) }
-	if err := set.from(k, "environment: unknown variable %s, the nearest is %s", asVariable, asVariable); err != nil {
+	if err := set.from(k, "environment: unknown variable %s, the nearest is %s", envName, envName); err != nil {
 		return err
 	}
 	if path == "" && flags.Lookup("config") != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/cirrolog/cirrolog/storage/ids"
 )
@@ -17,7 +18,7 @@ import (
 func (a *app) topicCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "topic", Short: "Create, show, change and delete topics",
-		Args: args(cobra.NoArgs), RunE: needsVerb,
+		Args: knownVerb, RunE: needsVerb,
 	}
 	cmd.AddCommand(a.topicCreateCmd(), a.topicListCmd(), a.topicDescribeCmd(), a.topicConfigCmd(),
 		a.topicRemoveCmd(), a.topicStorageCmd(), a.topicTrimCmd())
@@ -29,6 +30,20 @@ func needsVerb(cmd *cobra.Command, _ []string) error {
 	return fmt.Errorf("%w: %s needs a verb: see %s --help", errUsage, cmd.CommandPath(), cmd.CommandPath())
 }
 
+// knownVerb is the Args of commands that only group others.
+func knownVerb(cmd *cobra.Command, given []string) error {
+	if len(given) == 0 {
+		return nil
+	}
+	var names []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
+	}
+	return fmt.Errorf("%w: unknown verb %q, the nearest is `%s %s`", errUsage, given[0], cmd.CommandPath(), nearestOf(given[0], names))
+}
+
 // oneTopic returns the details of a topic, or an error that names it.
 func oneTopic(ctx context.Context, adm *kadm.Client, name string) (kadm.TopicDetail, error) {
 	topics, err := adm.ListTopicsWithInternal(ctx, name)
@@ -38,6 +53,9 @@ func oneTopic(ctx context.Context, adm *kadm.Client, name string) (kadm.TopicDet
 	t, ok := topics[name]
 	if !ok {
 		return t, fmt.Errorf("look up topic %s: the cluster does not answer for it", name)
+	}
+	if errors.Is(t.Err, kerr.UnknownTopicOrPartition) {
+		return t, fmt.Errorf("there is no topic %s (%w): `cirrolog topic ls` lists what there is", name, t.Err)
 	}
 	if t.Err != nil {
 		return t, fmt.Errorf("look up topic %s: %w", name, t.Err)
