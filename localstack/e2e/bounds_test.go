@@ -287,6 +287,7 @@ func bomb(t *testing.T) []byte {
 }
 
 func badBatches(t *testing.T, n *Node) {
+	b := bomb(t) // takes a while, and this node closes idle connections soon
 	cl := newClient(t, n.Kafka, kgo.MaxVersions(kversion.V2_8_0()))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -343,7 +344,6 @@ func badBatches(t *testing.T, n *Node) {
 		}
 	}
 	// What is compressed goes through as it is: nobody here expands the bomb.
-	b := bomb(t)
 	if p := send(b); p.ErrorCode != 0 || p.BaseOffset != 0 {
 		t.Fatalf("bomb of %d bytes: error %v, offset %d", len(b), kerr.ErrorForCode(p.ErrorCode), p.BaseOffset)
 	}
