@@ -31,6 +31,7 @@ type Store struct {
 	spillSeq atomic.Uint64
 	cleanAt  atomic.Uint64 // stream position from which the cleaner is woken
 
+	// mu is taken last: no other lock is taken under it.
 	mu     sync.Mutex
 	logs   map[ids.TopicPartition]*Log
 	spills map[uint64]*spillFile
@@ -97,18 +98,20 @@ func (s *Store) MaxBatch() int { return s.stream.MaxAppend() }
 // offset start if there is none. Nothing is written until the first append.
 func (s *Store) Create(tp ids.TopicPartition, cfg LogConfig, start int64) (*Log, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.closed {
+		s.mu.Unlock()
 		return nil, ErrClosed
 	}
-	l := s.logs[tp]
-	if l == nil {
+	l, ok := s.logs[tp]
+	if !ok {
 		l = newLog(s, tp, cfg, start)
 		s.logs[tp] = l
-		return l, nil
 	}
-	l.SetConfig(cfg)
-	l.SetStart(start)
+	s.mu.Unlock()
+	if ok {
+		l.SetConfig(cfg)
+		l.SetStart(start)
+	}
 	return l, nil
 }
 
