@@ -220,7 +220,10 @@ func (s *Store) announce(entries []*wal.Entry, err error) {
 		if err == nil {
 			l.hw = r.Last + 1
 			l.pending += int64(r.size)
-			full = l.pending >= flushPiece && !l.queued
+			// A segment that was rolled before its last batch was durable has
+			// nothing else to wake the flusher.
+			ends := r.seg.state == segClosing && r.Last == r.seg.last
+			full = (l.pending >= flushPiece || ends) && !l.queued
 		} else {
 			l.err = fmt.Errorf("%w: %w", ErrFailed, err)
 		}
