@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -28,6 +29,20 @@ type checkpoint struct {
 	Done     bool        `json:"done"`
 }
 
+// checkpointFile is the file of a checkpoint (docs/format/checkpoint.md).
+type checkpointFile struct {
+	checkpoint
+	CRC string `json:"crc32c"` // of the checkpoint as compact JSON, 8 hex digits
+}
+
+func (c *checkpoint) checksum() (string, error) {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%08x", crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))), nil
+}
+
 // readCheckpoint returns nil if there is none.
 func readCheckpoint(path string) (*checkpoint, error) {
 	fi, err := os.Stat(path)
@@ -41,20 +56,21 @@ func readCheckpoint(path string) (*checkpoint, error) {
 	if err == nil {
 		b, err = os.ReadFile(path)
 	}
-	var c checkpoint
+	var f checkpointFile
 	if err == nil {
-		err = json.Unmarshal(b, &c)
+		err = json.Unmarshal(b, &f)
 	}
+	c := &f.checkpoint
 	if err != nil {
 		return nil, fmt.Errorf("read checkpoint %s: %w", path, err)
 	}
 	if c.Format != checkpointFormat {
 		return nil, fmt.Errorf("read checkpoint %s: unknown format version %d, this program knows %d", path, c.Format, checkpointFormat)
 	}
-	if c.FileSize < 0 || c.Records < 0 {
-		return nil, fmt.Errorf("read checkpoint %s: it is damaged", path)
+	if sum, err := c.checksum(); err != nil || sum != f.CRC {
+		return nil, fmt.Errorf("read checkpoint %s: it is damaged: remove it and the output to begin again", path)
 	}
-	return &c, nil
+	return c, nil
 }
 
 // matches returns an error when c belongs to another replay.
@@ -73,7 +89,12 @@ func (c *checkpoint) matches(path, topic, id, request string) error {
 // write replaces the checkpoint atomically and durably.
 func (c *checkpoint) write(path string) error {
 	c.Format = checkpointFormat
-	b, err := json.Marshal(c)
+	f := checkpointFile{checkpoint: *c}
+	var err error
+	if f.CRC, err = c.checksum(); err != nil {
+		return fmt.Errorf("encode checkpoint: %w", err)
+	}
+	b, err := json.Marshal(f)
 	if err != nil {
 		return fmt.Errorf("encode checkpoint: %w", err)
 	}
