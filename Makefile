@@ -2,11 +2,10 @@
 SHELL := /bin/bash
 BIN := $(CURDIR)/.cache/bin
 export PATH := $(BIN):$(PATH)
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 GO ?= go
 FUZZTIME ?= 60s
 
-.PHONY: run build test race fuzz crash faults mutants bench bench-kafka lint deps services-up services-down
+.PHONY: run build test race fuzz crash faults fresh mutants bench bench-kafka lint deps services-up services-down
 
 build:
 	$(GO) build -o bin/cirrolog ./services/cirrolog
@@ -37,6 +36,10 @@ crash: deps
 # away for five, under load.
 faults: deps
 	FAULT_SECONDS=60 OUTAGE_SECONDS=300 $(GO) test -count=1 -timeout 20m -run 'TestFaults|TestBucketAway' -v ./localstack/e2e
+
+# fresh runs the tests on a new Debian that has only Go, git and make.
+fresh:
+	@./localstack/fresh.sh $${FRESH:-/tmp/cirrolog-fresh} .ci/run
 
 # mutants plants known bugs and checks that a test catches each.
 mutants: deps
