@@ -221,13 +221,10 @@ func reported(err error) bool {
 func TestTruncatedRing(t *testing.T) {
 	mem, _ := sample(t)
 	b := readRing(t, mem)
-	for n := 0; n < len(b); n += 509 { // every sector of every block
+	for n := range b {
 		if _, err := scanBytes(t, b[:n]); !reported(err) {
 			t.Fatalf("%d of %d bytes: %v", n, len(b), err)
 		}
-	}
-	if _, err := scanBytes(t, b[:len(b)-1]); !reported(err) {
-		t.Fatalf("all bytes but one: %v", err)
 	}
 }
 
@@ -241,10 +238,7 @@ func TestFlippedRing(t *testing.T) {
 		t.Fatalf("%v, %v", got, err)
 	}
 	damaged, cut := 0, 0
-	for i := 0; i < len(b); i++ {
-		if i%blockSize > 512 && i%blockSize < blockSize-512 && i%31 > 0 { // the same inside of batches
-			continue
-		}
+	for i := range b {
 		old := b[i]
 		b[i] ^= 1 << (i % 8)
 		got, err := scanBytes(t, b)
