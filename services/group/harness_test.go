@@ -3,14 +3,20 @@ package group
 import (
 	"errors"
 	"fmt"
-	"testing"
 	"time"
 )
+
+// tb is what testing.T and rapid.T have in common, as far as it is used here.
+type tb interface {
+	Helper()
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
 
 // rig drives a coordinator as a broker would: it keeps the log, reports writes
 // when told, and sees to it that every ticket is answered once.
 type rig struct {
-	t       *testing.T
+	t       tb
 	c       *Coordinator
 	cfg     Config
 	now     time.Time
@@ -23,7 +29,7 @@ type rig struct {
 	ids     int
 }
 
-func newRig(t *testing.T, change func(*Config)) *rig {
+func newRig(t tb, change func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, now: time.UnixMilli(1_700_000_000_000), waiting: map[Ticket]bool{}, answers: map[Ticket]Response{}}
 	r.cfg = Config{NewID: func() string { r.ids++; return fmt.Sprintf("id%d", r.ids) }}
