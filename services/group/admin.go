@@ -51,7 +51,6 @@ func (c *Coordinator) Delete(t Ticket, groupID string, _ time.Time) (fx Effects)
 // delete removes an empty group. It is Dead until that is written, and empty
 // again if that fails. It returns nil if there was nothing in the log.
 func (c *Coordinator) delete(g *group, fx *Effects, then func(error, *Effects)) *pendingWrite {
-	clear(g.pending)
 	var records []Record
 	for _, t := range g.allOffsets(true) {
 		for _, p := range t.Partitions {

@@ -136,8 +136,8 @@ func (c *Coordinator) Loaded(now time.Time) (fx Effects) {
 }
 
 // Unload gives the partition up. All requests that wait are answered, and the
-// coordinator is empty: later calls find no group and reports of writes are
-// ignored.
+// coordinator is empty: later calls find no group and make none, and reports of
+// writes are ignored.
 func (c *Coordinator) Unload() []Answer {
 	var fx Effects
 	for _, id := range c.sorted() {
@@ -154,6 +154,7 @@ func (c *Coordinator) Unload() []Answer {
 		fx.Answers = append(fx.Answers, w.answers...)
 	}
 	c.groups, c.wakes, c.writes = map[string]*group{}, nil, nil
+	c.cfg.MaxGroups = 0
 	return fx.Answers
 }
 

@@ -247,6 +247,13 @@ func TestGroupSizes(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 
+	// A static member finds its place in a full group.
+	r = newRig(t, func(c *Config) { c.MaxSize = 2 })
+	r.stable(2, JoinRequest{InstanceID: "s"})
+	r.want(r.joined(r.join(JoinRequest{InstanceID: "s1"})).Err, nil)
+	r.want(r.joined(r.join(JoinRequest{InstanceID: "s2"})).Err, ErrGroupMaxSizeReached)
+	r.state(Stable)
+
 	// Pending ids count too, and so do the bytes of metadata.
 	r = newRig(t, func(c *Config) { c.MaxSize = 2 })
 	r.join(JoinRequest{})
@@ -255,4 +262,33 @@ func TestGroupSizes(t *testing.T) {
 	r = newRig(t, func(c *Config) { c.MaxGroupBytes = 2000; c.InitialRebalanceDelay = time.Second })
 	r.join(JoinRequest{Version: 3, Protocols: []Protocol{{"p", make([]byte, 1500)}}})
 	r.want(r.joined(r.join(JoinRequest{Version: 3, Protocols: []Protocol{{"p", make([]byte, 1500)}}})).Err, ErrGroupMaxSizeReached)
+	r.pass(5 * time.Second)
+	id := r.leaderID() // its own metadata counts once
+	r.want(r.joined(r.join(JoinRequest{MemberID: id, Protocols: []Protocol{{"p", make([]byte, 1900)}}})).Err, nil)
+}
+
+// Who is turned away is not waited for.
+func TestTurnedAwayMemberIsNotWaitedFor(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.MaxSize = 2 })
+	ids, _ := r.stable(1, JoinRequest{})
+	a := r.joined(r.join(JoinRequest{})).MemberID
+	b := r.joined(r.join(JoinRequest{})).MemberID
+	one, two := r.join(JoinRequest{MemberID: a}), r.join(JoinRequest{MemberID: ids[0]})
+	if r.answers[one] != nil || r.answers[two] != nil {
+		t.Fatal("the join phase ended without the pending member")
+	}
+	r.want(r.joined(r.join(JoinRequest{MemberID: b})).Err, ErrGroupMaxSizeReached)
+	r.want(r.joined(one).Err, nil)
+	r.want(r.joined(two).Err, nil)
+}
+
+func TestTimeoutsOfTheLastJoinCount(t *testing.T) {
+	r := newRig(t, nil)
+	ids, gen := r.stable(1, JoinRequest{})
+	r.join(JoinRequest{MemberID: ids[0], SessionTimeout: time.Minute})
+	r.sync(ids[0], gen+1)
+	r.pass(59 * time.Second)
+	r.state(Stable)
+	r.pass(2 * time.Second)
+	r.state(Empty)
 }

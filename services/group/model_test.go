@@ -205,8 +205,19 @@ func (w *world) invariants() {
 	}
 }
 
-func (w *world) join(*rapid.T) {
-	c := w.pick()
+func (w *world) join(*rapid.T) { w.joinAs(w.pick(), rapid.IntRange(0, 3).Draw(w.t, "restart") == 0) }
+
+// everyone joins, and syncs, as well-behaved clients would.
+func (w *world) everyone(*rapid.T) {
+	for _, c := range w.clients {
+		w.joinAs(c, false)
+	}
+	for _, c := range w.clients {
+		w.syncAs(c)
+	}
+}
+
+func (w *world) joinAs(c *client, restart bool) {
 	first, second := "range", "sticky"
 	if rapid.Bool().Draw(w.t, "order") {
 		first, second = second, first
@@ -214,8 +225,8 @@ func (w *world) join(*rapid.T) {
 	names := []string{"a", "b"}[:rapid.IntRange(1, 2).Draw(w.t, "topics")]
 	req := JoinRequest{InstanceID: c.instance, Version: rapid.SampledFrom([]int16{2, 5, 9}).Draw(w.t, "version"),
 		MemberID: c.id, Protocols: []Protocol{{first, topics(names...)}, {second, topics(names...)}},
-		RebalanceTimeout: rapid.SampledFrom([]time.Duration{5 * time.Second, time.Minute}).Draw(w.t, "timeout")}
-	if rapid.IntRange(0, 3).Draw(w.t, "restart") == 0 {
+		RebalanceTimeout: rapid.SampledFrom([]time.Duration{5 * time.Second, time.Minute, 10 * time.Minute}).Draw(w.t, "timeout")}
+	if restart {
 		req.MemberID = "" // its client was started anew
 		c.gen = -1
 	}
@@ -224,8 +235,9 @@ func (w *world) join(*rapid.T) {
 	w.settle()
 }
 
-func (w *world) sync(*rapid.T) {
-	c := w.pick()
+func (w *world) sync(*rapid.T) { w.syncAs(w.pick()) }
+
+func (w *world) syncAs(c *client) {
 	req := SyncRequest{GroupID: "g", MemberID: c.id, InstanceID: c.instance, Generation: c.gen}
 	sent := map[string]string{}
 	if c.leader {
@@ -420,7 +432,7 @@ func TestRandomInterleavings(t *testing.T) {
 					"join": w.join, "join2": w.join, "join3": w.join, "sync": w.sync, "sync2": w.sync, "sync3": w.sync,
 					"beat": w.beat, "leave": w.leave, "commit": w.commit, "commit2": w.commit,
 					"written": w.written, "written2": w.written, "written3": w.written,
-					"time": w.timePasses, "admin": w.admin, "crash": w.crash,
+					"time": w.timePasses, "admin": w.admin, "everyone": w.everyone, "crash": w.crash,
 				}
 				for range 5 { // times 30 steps
 					t.Repeat(actions)

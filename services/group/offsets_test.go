@@ -213,6 +213,14 @@ func TestDeleteOffsets(t *testing.T) {
 	if r.fetch("a", 0) != -1 {
 		t.Error("the deletion is not in the log")
 	}
+	r.hold = true // a commit that is still being written goes as well
+	r.do(r.c.Commit(r.ticket(), CommitRequest{GroupID: "g", Generation: -1, Topics: []CommitTopic{{Name: "b", Partitions: []CommitPartition{{0, 1, 1, ""}}}}}, r.now))
+	r.do(r.c.DeleteOffsets(r.ticket(), OffsetDeleteRequest{GroupID: "g", Topics: []TopicPartitions{{Name: "b", Partitions: []int32{0}}}}, r.now))
+	r.hold = false
+	r.flush(nil)
+	if r.fetch("b", 0) != -1 {
+		t.Error("a commit outlived its deletion")
+	}
 
 	r = newRig(t, nil)
 	r.stable(1, JoinRequest{ProtocolType: "connect"})

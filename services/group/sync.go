@@ -140,7 +140,7 @@ func (c *Coordinator) Leave(t Ticket, req LeaveRequest, now time.Time) (fx Effec
 		fx.Answers = append(fx.Answers, Answer{t, r})
 		return fx
 	}
-	reason := ""
+	reason, before := "", len(g.members)
 	for _, l := range req.Members {
 		err := c.leave(g, l, &fx)
 		if err == nil {
@@ -148,9 +148,10 @@ func (c *Coordinator) Leave(t Ticket, req LeaveRequest, now time.Time) (fx Effec
 		}
 		r.Members = append(r.Members, LeaveResult{l.MemberID, l.InstanceID, err})
 	}
-	if reason != "" {
+	if len(g.members) < before {
 		c.left(g, reason, now, &fx)
 	}
+	c.maybeComplete(g, now, &fx) // a pending member may have been the last to wait for
 	c.answerAfter(Answer{t, r}, &fx)
 	c.drop(g)
 	return fx

@@ -155,6 +155,53 @@ func TestRebalanceDuringAssignmentWrite(t *testing.T) {
 	}
 }
 
+// Two generations' assignments are under way at once: each is its own.
+func TestTwoAssignmentWrites(t *testing.T) {
+	r := newRig(t, nil)
+	id, tk := r.newMember(JoinRequest{})
+	gen := r.joined(tk).Generation
+	r.hold = true
+	r.sync(id, gen, Assignment{id, []byte("old")})
+	r.join(JoinRequest{MemberID: id, Protocols: []Protocol{{"range", topics("b")}}})
+	s := r.sync(id, gen+1, Assignment{id, []byte("new")})
+	r.do(r.c.Written(r.writes[0].ID, nil, r.now))
+	r.state(CompletingRebalance)
+	if r.answers[s] != nil {
+		t.Fatal("answered by the wrong write")
+	}
+	r.do(r.c.Written(r.writes[1].ID, nil, r.now))
+	if got := r.synced(s); got.Err != nil || string(got.Assignment) != "new" {
+		t.Fatalf("%+v", got)
+	}
+}
+
+// Who waits for an assignment is alive, and has a whole session when the wait
+// ends without one.
+func TestWaitingForAnAssignmentKeepsTheSession(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.InitialRebalanceDelay = time.Second })
+	leader, tk := r.newMember(JoinRequest{})
+	follower, _ := r.newMember(JoinRequest{})
+	r.pass(2 * time.Second)
+	gen := r.joined(tk).Generation
+	s := r.sync(follower, gen)
+	for range 3 {
+		r.pass(8 * time.Second)
+		r.want(r.beat(leader, gen), nil)
+	}
+	r.state(CompletingRebalance)
+	r.leave(LeaveMember{MemberID: leader})
+	r.want(r.synced(s).Err, ErrRebalanceInProgress)
+	r.pass(9 * time.Second)
+	r.want(r.beat(follower, gen), ErrRebalanceInProgress)
+	r.want(r.joined(r.join(JoinRequest{MemberID: follower})).Err, nil)
+	r.sync(follower, gen+1)
+	for range 3 { // a sync when all is stable is a sign of life too
+		r.pass(8 * time.Second)
+		r.want(r.synced(r.sync(follower, gen+1)).Err, nil)
+	}
+	r.state(Stable)
+}
+
 func TestSessionExpiry(t *testing.T) {
 	r := newRig(t, nil)
 	ids, gen := r.stable(2, JoinRequest{})
@@ -203,6 +250,8 @@ func TestLeave(t *testing.T) {
 		r.want(got.Members[i].Err, want)
 	}
 	r.state(Stable)
+	r.leave(LeaveMember{MemberID: r.joined(r.join(JoinRequest{})).MemberID})
+	r.state(Stable) // it was no member yet
 	pending := r.joined(r.join(JoinRequest{})).MemberID
 	got = r.leave(LeaveMember{MemberID: pending}, LeaveMember{InstanceID: names[ids[0]], Reason: "scaled down"}, LeaveMember{MemberID: ids[1]})
 	for _, m := range got.Members {
@@ -215,6 +264,10 @@ func TestLeave(t *testing.T) {
 	r.want(r.beat(ids[2], gen), ErrRebalanceInProgress)
 	r.leave(LeaveMember{MemberID: ids[2]})
 	r.state(Empty)
+	r.load()
+	if g := r.c.groups["g"]; g.protocol != "" || g.leader != "" || g.protocolType != ConsumerType {
+		t.Errorf("an empty group has %q, %q, %q", g.protocol, g.leader, g.protocolType)
+	}
 
 	// Who leaves while a request of it waits has it answered.
 	r = newRig(t, nil)
@@ -261,6 +314,7 @@ func TestUnloadAnswersEveryone(t *testing.T) {
 	jt := r.join(JoinRequest{MemberID: ids[0]})
 	writes := r.writes
 	r.do(Effects{Answers: r.c.Unload()})
+	r.want(r.joined(r.join(JoinRequest{})).Err, ErrCoordinatorNotAvailable)
 	if len(r.waiting) != 0 {
 		t.Fatalf("%d requests wait for ever", len(r.waiting))
 	}

@@ -38,7 +38,8 @@ type Answer struct {
 }
 
 // Response is one of *JoinResponse, *SyncResponse, *LeaveResponse,
-// *CommitResponse, *OffsetDeleteResponse and *DeleteResponse.
+// *CommitResponse, *OffsetDeleteResponse and *DeleteResponse. What byte slices
+// it holds must not be changed.
 type Response interface{ response() }
 
 func (*JoinResponse) response()         {}
