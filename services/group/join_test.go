@@ -78,6 +78,35 @@ func TestPendingMemberHoldsRebalance(t *testing.T) {
 	}
 }
 
+func TestPendingMemberThatLeavesIsNotWaitedFor(t *testing.T) {
+	r := newRig(t, nil)
+	ids, gen := r.stable(1, JoinRequest{})
+	pending := r.joined(r.join(JoinRequest{})).MemberID
+	tk := r.join(JoinRequest{MemberID: ids[0]})
+	if r.answers[tk] != nil {
+		t.Fatal("not waited for")
+	}
+	r.leave(LeaveMember{MemberID: pending})
+	if got := r.joined(tk); got.Err != nil || got.Generation != gen+1 {
+		t.Fatalf("%+v", got)
+	}
+}
+
+// Requests' bytes may be in a buffer that is used again.
+func TestRequestsAreCopied(t *testing.T) {
+	r := newRig(t, nil)
+	meta, data := []byte("metadata"), []byte("data")
+	_, tk := r.newMember(JoinRequest{ProtocolType: "connect", Protocols: []Protocol{{"p", meta}}})
+	id := r.joined(tk).MemberID
+	r.sync(id, 1, Assignment{id, data})
+	clear(meta)
+	clear(data)
+	d, _ := r.c.Describe("g")
+	if m := d.Members[0]; string(m.Metadata) != "metadata" || string(m.Assignment) != "data" {
+		t.Errorf("%q, %q", m.Metadata, m.Assignment)
+	}
+}
+
 func TestInitialDelay(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.InitialRebalanceDelay = 3 * time.Second })
 	_, a := r.newMember(JoinRequest{RebalanceTimeout: 7 * time.Second})

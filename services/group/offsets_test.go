@@ -128,6 +128,10 @@ func TestFetchOffsets(t *testing.T) {
 			t.Errorf("topic id %v: %+v", id, got)
 		}
 	}
+	r.want(r.commit(CommitRequest{Generation: -1}, "b", 0, 6), nil) // by an old client, without an id
+	if got := r.c.FetchOffsets(FetchRequest{GroupID: "g", Topics: []TopicPartitions{{"b", one, []int32{0}}}}); got[0].Partitions[0].Offset != 6 {
+		t.Errorf("%+v", got)
+	}
 }
 
 // A commit is seen when it is written, in the order of the log, and not if it

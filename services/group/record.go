@@ -22,12 +22,10 @@ import (
 //	GroupMetadataKey   2: group
 //	GroupMetadataValue 3: the group with its members; 0 to 4 are read
 const (
-	offsetKeyVersion    = 1
-	groupKeyVersion     = 2
-	groupValueVersion   = 3
-	maxValueVersion     = 4
-	minMemberBytes      = 18 // of version 0: three strings, a number, two byte strings
-	minMemberBytesFlexi = 14 // of version 4, with lengths of one byte
+	offsetKeyVersion  = 1
+	groupKeyVersion   = 2
+	groupValueVersion = 3
+	maxValueVersion   = 4
 )
 
 // PartitionFor is the partition of __consumer_offsets that holds a group: the

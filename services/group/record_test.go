@@ -40,6 +40,24 @@ func TestPartitionFor(t *testing.T) {
 	}
 }
 
+func TestPartitionOfNegativeHashes(t *testing.T) {
+	negative := 0
+	for i := range 100 {
+		id := fmt.Sprintf("a longer group id %d", i)
+		h := javaHash(id)
+		if h < 0 {
+			h = -h
+			negative++
+		}
+		if got := PartitionFor(id, 50); int64(got) != h%50 {
+			t.Errorf("%q: %d, want %d", id, got, h%50)
+		}
+	}
+	if negative == 0 {
+		t.Error("no hash was negative")
+	}
+}
+
 // javaHash is the definition: the sum of s[i]*31^(n-1-i), in 32 bits.
 func javaHash(s string) int64 {
 	sum, power := int32(0), int32(1)

@@ -144,7 +144,16 @@ func TestStaticReturnFailsToBeWritten(t *testing.T) {
 	r.flush(errors.New("no disk"))
 	r.want(r.joined(tk).Err, ErrCoordinatorNotAvailable)
 	r.state(Stable)
-	r.want(r.beat(ids[0], gen), nil) // the old run holds the place
+	r.want(r.beat(ids[0], gen), nil)                          // the old run holds the place
+	for _, err := range []error{errors.New("no disk"), nil} { // after a long wait there is a whole session
+		tk = r.join(JoinRequest{InstanceID: "s0"})
+		r.pass(15 * time.Second)
+		r.flush(err)
+		r.pass(9 * time.Second)
+		r.state(Stable)
+	}
+	r.want(r.joined(tk).Err, nil)
+	ids[0] = r.lookup("s0")
 	if r.leaderID() != ids[0] {
 		t.Error("the leader is somebody else now")
 	}
@@ -164,6 +173,17 @@ func TestStaticMemberAwayDuringRebalance(t *testing.T) {
 	if got.Err != nil || got.Generation != gen+1 || got.Leader != ids[1] || len(got.Members) != 2 {
 		t.Fatalf("%+v", got)
 	}
+}
+
+// The second run of a static member may wait as long as the rebalance takes,
+// though the first was new.
+func TestStaticReturnDuringItsFirstJoin(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.InitialRebalanceDelay = 30 * time.Second })
+	first := r.join(JoinRequest{InstanceID: "s"})
+	second := r.join(JoinRequest{InstanceID: "s"})
+	r.want(r.joined(first).Err, ErrFencedInstanceID)
+	r.pass(31 * time.Second)
+	r.want(r.joined(second).Err, nil)
 }
 
 func TestNobodyOfStaticMembersRejoins(t *testing.T) {

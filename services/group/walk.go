@@ -74,14 +74,7 @@ func checkGroupValue(value []byte) error {
 	if version >= 2 {
 		w.skip(8)
 	}
-	n, least := w.length(4), minMemberBytes
-	if w.flex {
-		least = minMemberBytesFlexi
-	}
-	if n > len(w.b)/least {
-		w.bad = true
-	}
-	for ; n > 0 && !w.bad; n-- {
+	for n := w.length(4); n > 0 && !w.bad; n-- {
 		w.str()
 		if version >= 3 {
 			w.str()
