@@ -145,17 +145,28 @@ func TestStaticReturnFailsToBeWritten(t *testing.T) {
 	r.want(r.joined(tk).Err, ErrCoordinatorNotAvailable)
 	r.state(Stable)
 	r.want(r.beat(ids[0], gen), nil)                          // the old run holds the place
-	for _, err := range []error{errors.New("no disk"), nil} { // after a long wait there is a whole session
-		tk = r.join(JoinRequest{InstanceID: "s0"})
-		r.pass(15 * time.Second)
-		r.flush(err)
-		r.pass(9 * time.Second)
-		r.state(Stable)
-	}
-	r.want(r.joined(tk).Err, nil)
-	ids[0] = r.lookup("s0")
 	if r.leaderID() != ids[0] {
 		t.Error("the leader is somebody else now")
+	}
+}
+
+// After a long wait for the write there is a whole session, and no more.
+func TestStaticReturnThatIsWrittenLate(t *testing.T) {
+	for _, err := range []error{errors.New("no disk"), nil} {
+		r := newRig(t, nil)
+		r.stable(1, JoinRequest{InstanceID: "s"})
+		r.hold = true
+		tk := r.join(JoinRequest{InstanceID: "s0"})
+		r.pass(15 * time.Second)
+		r.flush(err)
+		if got := r.joined(tk); (got.Err == nil) != (err == nil) {
+			t.Fatalf("%+v", got)
+		}
+		r.hold = false
+		r.pass(9 * time.Second)
+		r.state(Stable)
+		r.pass(2 * time.Second)
+		r.state(Empty)
 	}
 }
 

@@ -312,6 +312,8 @@ func TestUnloadAnswersEveryone(t *testing.T) {
 	r.do(r.c.Commit(r.ticket(), CommitRequest{GroupID: "d", Generation: -1, Topics: []CommitTopic{{Name: "a", Partitions: []CommitPartition{{0, 1, 1, ""}}}}}, r.now))
 	r.do(r.c.Delete(dt, "d", r.now))
 	jt := r.join(JoinRequest{MemberID: ids[0]})
+	solo, lt := r.join(JoinRequest{GroupID: "solo", InstanceID: "i"}), r.ticket()
+	r.do(r.c.Leave(lt, LeaveRequest{GroupID: "solo", Members: []LeaveMember{{MemberID: r.joined(solo).MemberID}}}, r.now))
 	writes := r.writes
 	r.do(Effects{Answers: r.c.Unload()})
 	r.want(r.joined(r.join(JoinRequest{})).Err, ErrCoordinatorNotAvailable)
