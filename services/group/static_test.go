@@ -144,7 +144,7 @@ func TestStaticReturnFailsToBeWritten(t *testing.T) {
 	r.flush(errors.New("no disk"))
 	r.want(r.joined(tk).Err, ErrCoordinatorNotAvailable)
 	r.state(Stable)
-	r.want(r.beat(ids[0], gen), nil)                          // the old run holds the place
+	r.want(r.beat(ids[0], gen), nil) // the old run holds the place
 	if r.leaderID() != ids[0] {
 		t.Error("the leader is somebody else now")
 	}
