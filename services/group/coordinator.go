@@ -11,11 +11,20 @@
 // the partition's records in order with Apply and then calls Loaded; to give
 // one up it calls Unload.
 //
-// Semantics are those of Kafka's ClassicGroup (KIP-62, 211, 345, 394, 814).
-// Known differences, all deliberate: a request that replaces another of the
-// same member answers it instead of forgetting it; a static consumer that
-// comes back with other topics starts a rebalance; while a group's deletion is
-// being written the group is Dead and asks clients to retry.
+// Semantics are those of Kafka 4.3's ClassicGroup (KIP-62, 211, 345, 394, 814)
+// and its records are the same bytes. It differs on purpose in this:
+//   - A request that replaces another of the same member answers it with
+//     ErrRebalanceInProgress, where Kafka forgets it; so does a member's removal
+//     with ErrUnknownMemberID while it waits for its assignment.
+//   - A leader that repeats its sync while the first is being written does not
+//     write another assignment for the same generation.
+//   - A static consumer that comes back with other topics starts a rebalance,
+//     and finds its place in a group that is full.
+//   - An id that was given out but never joined can leave without a rebalance.
+//   - A group without a generation or an offset is not in the log; a group whose
+//     deletion is being written is Dead and asks clients to retry.
+//   - With RequireStable a commit that is being written is ErrUnstableOffsetCommit.
+//   - Sizes are limited (Config), because requests are.
 //
 // Methods are not safe for concurrent use.
 package group
