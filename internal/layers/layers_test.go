@@ -39,6 +39,7 @@ var allowed = map[string][]string{
 	// docs/design/001-one-trailer.md.
 	"tiering":           {"tiering/objstore", "storage/batch", "storage/segment", "storage/ids", "storage/vfs", "storage/wal"},
 	"metadata":          {"metadata/kv", "tiering/objstore", "storage/ids"},
+	"services/group":    {},
 	"services/broker":   {"storage", "storage/…", "tiering", "tiering/objstore", "metadata"},
 	"gateway/kafka":     {"services/broker", "metadata", "storage/batch", "storage/ids"},
 	"services/agent":    {"gateway/…", "services/broker", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
@@ -59,7 +60,7 @@ func testOnly(pkg string) bool {
 
 // only lists dependencies from outside that belong to certain packages.
 var only = map[string][]string{
-	"github.com/twmb/franz-go/pkg/kmsg": {"gateway/kafka", "services/cli"}, // the server's codec; the client verbs' requests
+	"github.com/twmb/franz-go/pkg/kmsg": {"gateway/kafka", "services/cli", "services/group"}, // the server's codec; the client verbs' requests; Kafka's record formats
 	"github.com/aws/":                   {"tiering/objstore/s3", "tiering/objstore/internal/…"},
 	"github.com/minio/":                 {"tiering/objstore/minio"},
 	"go.etcd.io/bbolt":                  {"metadata/kv/bolt"},
