@@ -271,7 +271,7 @@ func TestLeave(t *testing.T) {
 
 	// Who leaves while a request of it waits has it answered.
 	r = newRig(t, nil)
-	ids, gen = r.stable(2, JoinRequest{})
+	ids, _ = r.stable(2, JoinRequest{})
 	j := r.join(JoinRequest{MemberID: ids[0]})
 	r.leave(LeaveMember{MemberID: ids[0]})
 	r.want(r.joined(j).Err, ErrUnknownMemberID)
