@@ -21,7 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cirrolog/cirrolog/internal/testenv"
 	"github.com/cirrolog/cirrolog/localstack/minio"
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
@@ -349,7 +348,8 @@ func smallDisk(t *testing.T, size string) (dir string, resize func(size string))
 	t.Helper()
 	dir = t.TempDir()
 	if err := mount("mount", "-t", "tmpfs", "-o", "size="+size, "cirrolog-test", dir); err != nil {
-		testenv.Missing(t, "right to mount a tmpfs ("+err.Error()+")")
+		// No registry gives this one, so it may be missing even with REQUIRE_ALL=1.
+		t.Skipf("skipped: there is no right to mount a tmpfs (%v)", err)
 	}
 	t.Cleanup(func() {
 		if err := mount("umount", dir); err != nil {
