@@ -204,3 +204,56 @@ func TestPowerLossDuringRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A dropped segment's .idx goes after its .log, whoever looks meanwhile for what
+// can go: after a power loss in between, a .log without .idx would look like an
+// open segment in front of closed ones.
+func TestDropRemovesLogFirst(t *testing.T) {
+	mem := newCrashFS(t)
+	fault := vfs.NewFault(mem)
+	fault.Add(vfs.Rule{Op: vfs.OpRemove, Path: ".log", Delay: 5 * time.Millisecond})
+	w := newWorld(t, fault, 1)
+	w.many(60, 3000)
+	l := w.store.Log(w.parts[0].tp)
+	eventually(t, "segments", func() bool { return len(l.ClosedSegments()) > 5 })
+	var mu sync.Mutex
+	var removed []string
+	mem.OnOp(func(e vfs.Event) {
+		if e.Kind == vfs.EventRemove && e.Phase == vfs.Before {
+			mu.Lock()
+			removed = append(removed, filepath.Base(e.Path))
+			mu.Unlock()
+		}
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range 20 {
+			closed := l.ClosedSegments()
+			if len(closed) == 0 {
+				time.Sleep(time.Millisecond)
+				continue
+			}
+			l.DropLocal(closed[len(closed)/2].Meta.Last + 1)
+		}
+	})
+	w.many(300, 3000) // closes segments, and then looks for indexes that can go
+	wg.Wait()
+	if err := w.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	gone, indexes := map[string]bool{}, 0
+	for _, name := range removed {
+		gone[name] = true
+		if base, ok := strings.CutSuffix(name, ".idx"); ok {
+			indexes++
+			if !gone[base+".log"] {
+				t.Errorf("%s went before its .log", name)
+			}
+		}
+	}
+	if indexes == 0 {
+		t.Error("no index was removed")
+	}
+}

@@ -51,6 +51,10 @@ func (l *Log) removeFiles(s *seg) {
 	l.store.files.remove(path)
 	if err := l.store.opts.FS.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		l.store.opts.Logger.Warn("remove segment", "path", path, "err", err)
+	} else {
+		l.mu.Lock()
+		s.logRemoved = true
+		l.mu.Unlock()
 	}
 	l.store.free(s.size)
 }
@@ -68,7 +72,7 @@ func (l *Log) dropOldIndex() {
 	var gone []*seg
 	keep := l.segs[:0:0]
 	for i, s := range l.segs {
-		if s.logGone && s.users == 0 && i < newest {
+		if s.logRemoved && i < newest {
 			gone = append(gone, s)
 		} else {
 			keep = append(keep, s)
@@ -76,6 +80,15 @@ func (l *Log) dropOldIndex() {
 	}
 	l.segs = keep
 	l.mu.Unlock()
+	if len(gone) == 0 {
+		return
+	}
+	// The .log must not come back by a power loss when the .idx has gone: it
+	// would look like an open segment in front of closed ones.
+	if err := l.store.opts.FS.SyncDir(l.dir()); err != nil {
+		_ = l.diskError("sync directory", err) // tells it
+		return
+	}
 	for _, s := range gone {
 		if err := l.store.opts.FS.Remove(l.idxPath(s)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			l.store.opts.Logger.Warn("remove index", "path", l.idxPath(s), "err", err)

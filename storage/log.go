@@ -58,7 +58,8 @@ type seg struct {
 	tiered     bool
 	users      int  // readers and uploads that need the files
 	dropped    bool // files go with the last user
-	logGone    bool // only the .idx is left, as the memory of where the log ends
+	logGone    bool // the .log is not to be read any more: the .idx is the memory of where the log ends
+	logRemoved bool // and is removed
 }
 
 // AppendResult tells what became of an append.

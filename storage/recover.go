@@ -115,7 +115,7 @@ func (l *Log) recoverFiles() error {
 
 // recoverClosed adds a segment that has an .idx.
 func (l *Log) recoverClosed(base int64, logGone bool) error {
-	s := &seg{base: base, state: segClosed, logGone: logGone}
+	s := &seg{base: base, state: segClosed, logGone: logGone, logRemoved: logGone}
 	idx, n, err := l.readIndex(s)
 	if err != nil {
 		return err
