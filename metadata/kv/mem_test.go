@@ -56,7 +56,8 @@ func TestHubEndsOverflowingWatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 110 {
+	// The watch may have taken 100,000 keys to hand them out: as many again, and more.
+	for i := range 210 {
 		items := make([]kv.Item, 1000)
 		for j := range items {
 			items[j] = kv.Item{Key: fmt.Sprint(i, "/", j), Value: []byte{}, Revision: 1}
