@@ -12,11 +12,27 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	go func() {
-		<-ctx.Done()
-		stop() // a second signal ends the program at once
-	}()
-	os.Exit(cli.Main(ctx, os.Args[1:], cli.Options{Serve: agent.Run, ServeDefaults: agent.Default(), Version: agent.Version,
+	os.Exit(cli.Main(untilSignal(), os.Args[1:], cli.Options{Serve: agent.Run, ServeDefaults: agent.Default(), Version: agent.Version,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}))
+}
+
+// untilSignal returns a context that the first SIGINT or SIGTERM cancels; a
+// second one ends the process at once. The signals' default action is back before
+// the context is cancelled, so that no second signal is swallowed by the first's
+// handling, however soon it comes.
+func untilSignal() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	caught := make(chan os.Signal, 2)
+	signal.Notify(caught, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-caught
+		signal.Stop(caught)
+		select {
+		case second := <-caught:
+			_ = syscall.Kill(os.Getpid(), second.(syscall.Signal))
+		default:
+		}
+		cancel()
+	}()
+	return ctx
 }
