@@ -30,6 +30,7 @@ type adminBroker struct {
 	nextID   byte
 	pids     int64
 	dirs     []broker.LogDir
+	groups   fakeGroups
 }
 
 // adminPartition is a Partition for the APIs that only look at offsets.

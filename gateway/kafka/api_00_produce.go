@@ -228,12 +228,12 @@ func checkRecords(b []byte, version int16) error {
 func (c *conn) produceTo(t *kmsg.ProduceRequestTopic, version int16) (*broker.Topic, error) {
 	if version >= 13 {
 		if topic := c.s.b.TopicByID(ids.TopicID(t.TopicID)); topic != nil {
-			return topic, nil
+			return topic, checkInternal(topic.Name)
 		}
 		return nil, kerr.UnknownTopicID
 	}
 	if topic := c.s.b.Topic(t.Topic); topic != nil {
-		return topic, nil
+		return topic, checkInternal(topic.Name)
 	}
 	if err := metadata.ValidateTopicName(t.Topic); err != nil {
 		return nil, err

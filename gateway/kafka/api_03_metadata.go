@@ -80,7 +80,13 @@ func (s *Server) metadataFor(ctx context.Context, r *kmsg.MetadataRequest, t *km
 	if !s.b.AutoCreate() || r.Version >= 4 && !r.AllowAutoTopicCreation {
 		return metadataError(t.Topic, id, kerr.UnknownTopicOrPartition.Code)
 	}
-	created, err := s.b.CreateTopic(ctx, metadata.CreateTopic{Name: *t.Topic, Partitions: -1, ReplicationFactor: -1})
+	var created *broker.Topic
+	var err error
+	if *t.Topic == broker.OffsetsTopic {
+		created, err = s.b.Groups().Ensure(ctx)
+	} else {
+		created, err = s.b.CreateTopic(ctx, metadata.CreateTopic{Name: *t.Topic, Partitions: -1, ReplicationFactor: -1})
+	}
 	if errors.Is(err, metadata.ErrTopicExists) {
 		created, err = s.b.Topic(*t.Topic), nil
 	}

@@ -49,6 +49,9 @@ func (s *Server) createTopics(ctx context.Context, _ *conn, req kmsg.Request) (k
 }
 
 func (s *Server) createTopic(ctx context.Context, t *kmsg.CreateTopicsRequestTopic, validateOnly bool, out *kmsg.CreateTopicsResponseTopic) error {
+	if err := checkInternal(t.Topic); err != nil && s.b.Topic(t.Topic) == nil { // else it exists
+		return err
+	}
 	spec := metadata.CreateTopic{Name: t.Topic, Partitions: t.NumPartitions, ReplicationFactor: t.ReplicationFactor, ValidateOnly: validateOnly, Configs: map[string]*string{}}
 	for _, c := range t.Configs {
 		if _, twice := spec.Configs[c.Name]; twice {

@@ -28,7 +28,9 @@ func (s *Server) deleteTopics(ctx context.Context, _ *conn, req kmsg.Request) (k
 		if t != nil {
 			rt.TopicID = t.ID
 			rt.Topic = &t.Name
-			err = s.b.DeleteTopic(ctx, t.ID)
+			if err = checkInternal(t.Name); err == nil {
+				err = s.b.DeleteTopic(ctx, t.ID)
+			}
 		}
 		if err != nil {
 			rt.ErrorCode, rt.ErrorMessage = errorCode(err), errorMessage(err)

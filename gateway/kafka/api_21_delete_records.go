@@ -23,6 +23,9 @@ func (s *Server) deleteRecords(ctx context.Context, _ *conn, req kmsg.Request) (
 			rp.Partition, rp.LowWatermark = p.Partition, -1
 			part, err := s.partition(t.Topic, p.Partition)
 			if err == nil {
+				err = checkInternal(t.Topic)
+			}
+			if err == nil {
 				rp.LowWatermark, err = part.DeleteRecords(ctx, p.Offset)
 			}
 			if err != nil {

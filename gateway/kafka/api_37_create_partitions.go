@@ -27,7 +27,7 @@ func (s *Server) createPartitions(ctx context.Context, _ *conn, req kmsg.Request
 		var err error
 		if times[t.Topic] > 1 {
 			err = errTwice(t.Topic)
-		} else {
+		} else if err = checkInternal(t.Topic); err == nil {
 			err = s.b.CreatePartitions(ctx, t.Topic, t.Count, r.ValidateOnly)
 		}
 		times[t.Topic] = 0

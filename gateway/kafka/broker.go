@@ -5,6 +5,7 @@ import (
 
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/services/group"
 	"github.com/cirrolog/cirrolog/storage/ids"
 )
 
@@ -14,6 +15,40 @@ type Broker interface {
 	Topics
 	TopicAdmin
 	Data
+	Groups() Groups
+}
+
+// Groups coordinates consumer groups. Errors beside those in the answers are
+// broker.ErrGroupsLoading and those of package group.
+type Groups interface {
+	GroupMembers
+	GroupOffsets
+	GroupAdmin
+}
+
+// GroupMembers serves members. Join and Sync wait, until ctx ends.
+type GroupMembers interface {
+	Join(ctx context.Context, req group.JoinRequest) (*group.JoinResponse, error)
+	Sync(ctx context.Context, req group.SyncRequest) (*group.SyncResponse, error)
+	Heartbeat(ctx context.Context, req group.HeartbeatRequest) error
+	Leave(ctx context.Context, req group.LeaveRequest) (*group.LeaveResponse, error)
+}
+
+// GroupOffsets keeps committed offsets.
+type GroupOffsets interface {
+	Commit(ctx context.Context, req group.CommitRequest) (*group.CommitResponse, error)
+	FetchOffsets(ctx context.Context, req group.FetchRequest) ([]group.FetchTopic, error)
+	DeleteOffsets(ctx context.Context, req group.OffsetDeleteRequest) (*group.OffsetDeleteResponse, error)
+}
+
+// GroupAdmin finds, describes and removes groups. Ensure makes the topic that
+// they live in.
+type GroupAdmin interface {
+	Ensure(ctx context.Context) (*broker.Topic, error)
+	Find(ctx context.Context, groupID string) error
+	Describe(ctx context.Context, groupID string) (group.Description, error)
+	List(ctx context.Context, states, types []string) ([]group.Listed, error)
+	Delete(ctx context.Context, groupID string) error
 }
 
 // Cluster describes the cluster and this agent.
@@ -74,6 +109,8 @@ type Reader interface {
 func Adapt(b *broker.Broker) Broker { return adapted{b} }
 
 type adapted struct{ *broker.Broker }
+
+func (a adapted) Groups() Groups { return a.Broker.Groups() }
 
 func (a adapted) Partition(id ids.TopicID, p int32) (Partition, error) {
 	part, err := a.Broker.Partition(id, p)

@@ -18,15 +18,16 @@ import (
 
 // conn is one client connection.
 type conn struct {
-	s    *Server
-	nc   net.Conn
-	br   *bufio.Reader
-	out  chan *reply   // answers in order of the requests
-	sent chan struct{} // the writer is done with an answer that the reader waits for
-	ctx  context.Context
-	stop context.CancelFunc
-	dead atomic.Bool // the writer has failed
-	held int64       // of Server.inFlight; the reader's
+	s      *Server
+	nc     net.Conn
+	br     *bufio.Reader
+	out    chan *reply   // answers in order of the requests
+	sent   chan struct{} // the writer is done with an answer that the reader waits for
+	ctx    context.Context
+	stop   context.CancelFunc
+	dead   atomic.Bool // the writer has failed
+	held   int64       // of Server.inFlight; the reader's
+	client []byte      // client id of the request at hand, in its frame; the reader's
 
 	// The writer's buffers.
 	enc  []byte
@@ -95,7 +96,7 @@ func (c *conn) readLoop() (err error) {
 type header struct {
 	key, version int16
 	corr         uint32
-	body         []byte
+	client, body []byte
 }
 
 // readOne reads and handles one request.
@@ -184,7 +185,7 @@ func parseHeader(b []byte) (header, error) {
 		return h, fmt.Errorf("client id of %d bytes in a frame with %d left", n, len(b))
 	}
 	if n > 0 {
-		b = b[n:]
+		h.client, b = b[:n], b[n:]
 	}
 	h.body = b
 	return h, nil
@@ -219,6 +220,7 @@ func (c *conn) handle(h header) error {
 		return fmt.Errorf("decode %s v%d: %w", a.name, h.version, err)
 	}
 	c.keep(int64(len(h.body) + elements*elementWeight))
+	c.client = h.client
 	if f, ok := req.(*kmsg.FetchRequest); ok {
 		return c.fetch(f, r)
 	}

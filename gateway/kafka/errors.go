@@ -3,11 +3,13 @@ package kafka
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/services/group"
 	"github.com/cirrolog/cirrolog/storage/batch"
 )
 
@@ -50,10 +52,38 @@ func codes() []struct {
 		{metadata.ErrPolicy, kerr.PolicyViolation},
 		{metadata.ErrFenced, kerr.NotLeaderForPartition},
 		{metadata.ErrUnavailable, kerr.RequestTimedOut},
+		{broker.ErrGroupsLoading, kerr.CoordinatorLoadInProgress},
+		{group.ErrCoordinatorNotAvailable, kerr.CoordinatorNotAvailable},
+		{group.ErrNotCoordinator, kerr.NotCoordinator},
+		{group.ErrInvalidGroupID, kerr.InvalidGroupID},
+		{group.ErrInvalidRequest, kerr.InvalidRequest},
+		{group.ErrInvalidTopic, kerr.InvalidTopicException},
+		{group.ErrIllegalGeneration, kerr.IllegalGeneration},
+		{group.ErrInconsistentGroupProtocol, kerr.InconsistentGroupProtocol},
+		{group.ErrUnknownMemberID, kerr.UnknownMemberID},
+		{group.ErrInvalidSessionTimeout, kerr.InvalidSessionTimeout},
+		{group.ErrRebalanceInProgress, kerr.RebalanceInProgress},
+		{group.ErrMemberIDRequired, kerr.MemberIDRequired},
+		{group.ErrFencedInstanceID, kerr.FencedInstanceID},
+		{group.ErrGroupMaxSizeReached, kerr.GroupMaxSizeReached},
+		{group.ErrOffsetMetadataTooLarge, kerr.OffsetMetadataTooLarge},
+		{group.ErrUnstableOffsetCommit, kerr.UnstableOffsetCommit},
+		{group.ErrNonEmptyGroup, kerr.NonEmptyGroup},
+		{group.ErrGroupIDNotFound, kerr.GroupIDNotFound},
+		{group.ErrGroupSubscribedToTopic, kerr.GroupSubscribedToTopic},
 		{context.DeadlineExceeded, kerr.RequestTimedOut},
 		{context.Canceled, kerr.NotLeaderForPartition},
 		{broker.ErrStorage, kerr.KafkaStorageError},
 	}
+}
+
+// checkInternal refuses changes that a client wants of an internal topic, which
+// only the agent itself may make: records, and how many partitions there are.
+func checkInternal(topic string) error {
+	if topic == broker.OffsetsTopic {
+		return fmt.Errorf("%w: %s is internal", metadata.ErrInvalidTopic, topic)
+	}
+	return nil
 }
 
 // errorCode returns Kafka's error code of an error, 0 for nil.

@@ -56,6 +56,43 @@ func adminError(resp kmsg.Response) int16 {
 			return either(t.ErrorCode, first(t.Partitions, func(p *kmsg.DescribeTopicPartitionsResponseTopicPartition) int16 { return p.ErrorCode }))
 		})
 	}
+	return groupError(resp)
+}
+
+// groupError is responseError for the APIs of consumer groups.
+func groupError(resp kmsg.Response) int16 {
+	switch r := resp.(type) {
+	case *kmsg.OffsetCommitResponse:
+		return first(r.Topics, func(t *kmsg.OffsetCommitResponseTopic) int16 {
+			return first(t.Partitions, func(p *kmsg.OffsetCommitResponseTopicPartition) int16 { return p.ErrorCode })
+		})
+	case *kmsg.OffsetFetchResponse:
+		return either(either(r.ErrorCode, first(r.Topics, func(t *kmsg.OffsetFetchResponseTopic) int16 {
+			return first(t.Partitions, func(p *kmsg.OffsetFetchResponseTopicPartition) int16 { return p.ErrorCode })
+		})), first(r.Groups, func(g *kmsg.OffsetFetchResponseGroup) int16 {
+			return either(g.ErrorCode, first(g.Topics, func(t *kmsg.OffsetFetchResponseGroupTopic) int16 {
+				return first(t.Partitions, func(p *kmsg.OffsetFetchResponseGroupTopicPartition) int16 { return p.ErrorCode })
+			}))
+		}))
+	case *kmsg.LeaveGroupResponse:
+		return either(r.ErrorCode, first(r.Members, func(m *kmsg.LeaveGroupResponseMember) int16 { return m.ErrorCode }))
+	case *kmsg.DescribeGroupsResponse:
+		return first(r.Groups, func(g *kmsg.DescribeGroupsResponseGroup) int16 { return g.ErrorCode })
+	case *kmsg.DeleteGroupsResponse:
+		return first(r.Groups, func(g *kmsg.DeleteGroupsResponseGroup) int16 { return g.ErrorCode })
+	case *kmsg.OffsetDeleteResponse:
+		return either(r.ErrorCode, first(r.Topics, func(t *kmsg.OffsetDeleteResponseTopic) int16 {
+			return first(t.Partitions, func(p *kmsg.OffsetDeleteResponseTopicPartition) int16 { return p.ErrorCode })
+		}))
+	case *kmsg.JoinGroupResponse:
+		return r.ErrorCode
+	case *kmsg.SyncGroupResponse:
+		return r.ErrorCode
+	case *kmsg.HeartbeatResponse:
+		return r.ErrorCode
+	case *kmsg.ListGroupsResponse:
+		return r.ErrorCode
+	}
 	return 0
 }
 

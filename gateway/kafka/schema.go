@@ -17,7 +17,7 @@ import (
 // maxElements bounds the array elements of a request, nested ones included.
 const maxElements = 100_000
 
-// schemas has the shape of each request: fixed sizes in bytes, s for a string,
+// schemas has the shape of each request: fixed sizes in bytes, s for a string, b for bytes,
 // [...] for an array of structures, <...> for one of plain values, ?{...} for a
 // structure that may be missing; @a-b and @a+ say which versions have it.
 // Structures end with tags when the version is flexible.
@@ -28,7 +28,17 @@ func schemas() map[kmsg.Key]string {
 			"[@7+ " + named + " <4>] s@11+",
 		kmsg.ListOffsets:             "4 1@2+ [s [4 4@4+ 8]] 4@10+",
 		kmsg.Metadata:                "[16@10+ s] 1@4+ 1@8-10 1@8+",
-		kmsg.FindCoordinator:         "s",
+		kmsg.OffsetCommit:            "s 4 s s@7+ 8@2-4 [s@0-9 16@10+ [4 8 4@6+ s]]",
+		kmsg.OffsetFetch:             "s@0-7 [@0-7 s <4>] [@8+ s s@9+ 4@9+ [s@8-9 16@10+ <4>]] 1@7+",
+		kmsg.FindCoordinator:         "s@0-3 1@1+ <@4+ s>",
+		kmsg.JoinGroup:               "s 4 4@1+ s s@5+ s [s b] s@8+",
+		kmsg.Heartbeat:               "s 4 s s@3+",
+		kmsg.LeaveGroup:              "s s@0-2 [@3+ s s s@5+]",
+		kmsg.SyncGroup:               "s 4 s s@3+ s@5+ s@5+ [s b]",
+		kmsg.DescribeGroups:          "<s> 1@3+",
+		kmsg.ListGroups:              "<@4+ s> <@5+ s>",
+		kmsg.DeleteGroups:            "<s>",
+		kmsg.OffsetDelete:            "s [s [4]]",
 		kmsg.ApiVersions:             "s@3+ s@3+",
 		kmsg.CreateTopics:            "[s 4 2 [4 <4>] [s s]] 4 1@1+",
 		kmsg.DeleteTopics:            "<@0-5 s> [@6+ s 16] 4",
@@ -47,7 +57,7 @@ func schemas() map[kmsg.Key]string {
 
 // field is one field of a request.
 type field struct {
-	kind     byte // 'n' bytes, 's' string, '[' structures, '<' values, '?' structure or none
+	kind     byte // 'n' a fixed size, 's' string, 'b' bytes, '[' structures, '<' values, '?' structure or none
 	size     int
 	min, max int16 // versions that have it
 	sub      []field
@@ -93,7 +103,7 @@ func parseFields(words []string) (fields []field, rest []string, err error) {
 			if end := map[string]string{"[": "]", "<": ">", "?": "}"}[word]; len(words) == 0 || words[0] != end {
 				return nil, nil, fmt.Errorf("%q is not closed", word)
 			}
-		case "s":
+		case "s", "b":
 		default:
 			f.kind = 'n'
 			if f.size, err = strconv.Atoi(word); err != nil {
@@ -148,6 +158,8 @@ func (w *walker) walk(fields []field, version int16, elements *int) {
 			w.skip(f.size)
 		case 's':
 			w.skipString()
+		case 'b':
+			w.skipBytes()
 		case '?':
 			if len(w.b) > 0 && int8(w.b[0]) < 0 {
 				w.skip(1)

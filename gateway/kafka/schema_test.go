@@ -69,6 +69,9 @@ func elementsOf(v reflect.Value) (n int) {
 			}
 		}
 	case reflect.Slice:
+		if v.Type().Elem().Kind() == reflect.Uint8 {
+			return 0
+		}
 		n = v.Len()
 		for i := range v.Len() {
 			n += elementsOf(v.Index(i))

@@ -138,10 +138,11 @@ func NewServer(o Options) *Server {
 // table lists the served APIs; what is not here is not advertised.
 func (s *Server) table() []api {
 	return []api{
-		s.apiProduce(), s.apiFetch(), s.apiListOffsets(), s.apiMetadata(), s.apiFindCoordinator(), s.apiAPIVersions(),
+		s.apiProduce(), s.apiFetch(), s.apiListOffsets(), s.apiMetadata(), s.apiOffsetCommit(), s.apiOffsetFetch(), s.apiFindCoordinator(),
+		s.apiJoinGroup(), s.apiHeartbeat(), s.apiLeaveGroup(), s.apiSyncGroup(), s.apiDescribeGroups(), s.apiListGroups(), s.apiAPIVersions(),
 		s.apiCreateTopics(), s.apiDeleteTopics(), s.apiDeleteRecords(), s.apiInitProducerID(),
 		s.apiOffsetForLeaderEpoch(), s.apiDescribeConfigs(), s.apiAlterConfigs(), s.apiDescribeLogDirs(),
-		s.apiCreatePartitions(), s.apiIncrementalAlterConfigs(), s.apiDescribeCluster(), s.apiDescribeTopicPartitions(),
+		s.apiCreatePartitions(), s.apiDeleteGroups(), s.apiIncrementalAlterConfigs(), s.apiOffsetDelete(), s.apiDescribeCluster(), s.apiDescribeTopicPartitions(),
 	}
 }
 

@@ -40,9 +40,9 @@ var allowed = map[string][]string{
 	"tiering":           {"tiering/objstore", "storage/batch", "storage/segment", "storage/ids", "storage/vfs", "storage/wal"},
 	"metadata":          {"metadata/kv", "tiering/objstore", "storage/ids"},
 	"services/group":    {},
-	"services/broker":   {"storage", "storage/…", "tiering", "tiering/objstore", "metadata"},
-	"gateway/kafka":     {"services/broker", "metadata", "storage/batch", "storage/ids"},
-	"services/agent":    {"gateway/…", "services/broker", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
+	"services/broker":   {"services/group", "storage", "storage/…", "tiering", "tiering/objstore", "metadata"},
+	"gateway/kafka":     {"services/broker", "services/group", "metadata", "storage/batch", "storage/ids"},
+	"services/agent":    {"gateway/…", "services/broker", "services/group", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
 	"services/cli":      {"services/agent", "services/broker", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
 	"services/cirrolog": {"services/agent", "services/cli"},
 }

@@ -199,7 +199,7 @@ func (a *Agent) openBroker(ctx context.Context) error {
 	b, err := broker.New(ctx, broker.Options{Store: a.store, Meta: a.meta, Bucket: a.bucket, Incarnation: a.incarnation, Epoch: a.meta.NodeEpoch(),
 		Self: self, Reader: r, AutoCreate: a.cfg.AutoCreate, Settings: a.settings(self), DataDir: a.cfg.DataDir, BucketName: bucketurl.Redact(a.cfg.bucketURL()),
 		RetentionInterval: a.cfg.RetentionInterval, SweepInterval: a.cfg.SweepInterval, SweepGrace: a.cfg.SweepGrace,
-		UploadObserver: a.metrics.uploaded, Logger: a.log})
+		UploadObserver: a.metrics.uploaded, Groups: a.cfg.Groups, Logger: a.log})
 	if err != nil {
 		return err
 	}
@@ -241,6 +241,10 @@ func (a *Agent) settings(self broker.Node) map[string]string {
 		"auto.create.topics.enable": strconv.FormatBool(a.cfg.AutoCreate), "listeners": "PLAINTEXT://" + a.cfg.KafkaAddr,
 		"advertised.listeners": fmt.Sprintf("PLAINTEXT://%s", net.JoinHostPort(self.Host, strconv.Itoa(int(self.Port)))),
 		"log.dirs":             a.cfg.DataDir, "broker.rack": self.Rack,
+		"offsets.topic.num.partitions": strconv.Itoa(int(a.cfg.Groups.Partitions)), "offsets.retention.minutes": strconv.Itoa(int(a.cfg.Groups.Config.OffsetRetention / time.Minute)),
+		"group.initial.rebalance.delay.ms": strconv.FormatInt(a.cfg.Groups.Config.InitialRebalanceDelay.Milliseconds(), 10),
+		"group.min.session.timeout.ms":     strconv.FormatInt(a.cfg.Groups.Config.MinSessionTimeout.Milliseconds(), 10),
+		"group.max.session.timeout.ms":     strconv.FormatInt(a.cfg.Groups.Config.MaxSessionTimeout.Milliseconds(), 10),
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"github.com/cirrolog/cirrolog/gateway/kafka"
 	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/services/group"
 )
 
 // Config of an agent. Default gives the values of `cirrolog serve`.
@@ -30,6 +32,7 @@ type Config struct {
 
 	AutoCreate    bool
 	NumPartitions int32
+	Groups        broker.GroupOptions
 	TopicDefaults map[string]string // topic configs that differ from the built-in defaults
 
 	Limits            kafka.Limits
@@ -45,6 +48,8 @@ func Default() Config {
 		DataDir: "data", KafkaAddr: "127.0.0.1:9092", AdminAddr: "127.0.0.1:9644",
 		WALSize: 512 << 20, MemoryTail: 256 << 20, ReadMemory: 128 << 20, CacheSize: 10 << 30, CacheMemory: 256 << 20,
 		AutoCreate: true, NumPartitions: 1, ShutdownTimeout: 30 * time.Second,
+		Groups: broker.GroupOptions{Partitions: 50, Config: group.Config{InitialRebalanceDelay: 3 * time.Second, MinSessionTimeout: 6 * time.Second,
+			MaxSessionTimeout: 30 * time.Minute, OffsetRetention: 7 * 24 * time.Hour}},
 	}
 }
 
@@ -74,6 +79,15 @@ func (c *Config) validate() error {
 	}
 	if c.NodeID < 0 {
 		bad("--node-id %d: want 1 or greater", c.NodeID)
+	}
+	if n := c.Groups.Partitions; n < 1 || n > metadata.MaxPartitions {
+		bad("--offsets-topic-partitions %d: want 1 to %d", n, metadata.MaxPartitions)
+	}
+	if g := c.Groups.Config; g.MinSessionTimeout < 1 || g.MaxSessionTimeout < g.MinSessionTimeout {
+		bad("--group-min-session-timeout %v: want more than 0, and not more than --group-max-session-timeout (%v)", g.MinSessionTimeout, g.MaxSessionTimeout)
+	}
+	if g := c.Groups.Config; g.InitialRebalanceDelay < 0 || g.OffsetRetention <= 0 {
+		bad("--group-initial-rebalance-delay %v, --offsets-retention %v: want 0 or greater, and more than 0", g.InitialRebalanceDelay, g.OffsetRetention)
 	}
 	if c.NumPartitions < 1 {
 		bad("--num-partitions %d: want 1 or greater", c.NumPartitions)

@@ -40,6 +40,7 @@ type Options struct {
 	SweepInterval     time.Duration // default 10 min
 	SweepGrace        time.Duration // default 1 h: how long dead objects stay in the bucket
 	UploadConcurrency int
+	Groups            GroupOptions
 	UploadObserver    func(topic string, bytes int64, took time.Duration, err error)
 
 	Logger *slog.Logger
@@ -82,6 +83,7 @@ type Broker struct {
 	hotReads, localReads, tieredReads atomic.Int64
 
 	producer producerIDs
+	groups   *Groups
 	house    housekeeper
 	proofs   proofReader
 	ctx      context.Context
@@ -107,6 +109,12 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.view.Store(&view{byName: map[string]*Topic{}, byID: map[ids.TopicID]*Topic{}, parts: map[ids.TopicID][]*Partition{}})
 	b.house.init()
+	groups, err := newGroups(b, o.Groups)
+	if err != nil {
+		b.cancel()
+		return nil, err
+	}
+	b.groups = groups
 	var first error
 	b.unsub = o.Meta.Subscribe(func(c metadata.Change) {
 		if err := b.change(c); err != nil && first == nil {
@@ -184,6 +192,9 @@ func (b *Broker) change(c metadata.Change) error {
 	}
 	v.sort()
 	b.view.Store(v)
+	if c.Old != nil && (c.New == nil || c.New.ID != c.Old.ID) {
+		b.groups.topicDeleted(c.Old.Name)
+	}
 	return nil
 }
 
@@ -270,6 +281,7 @@ func (p *Partition) addTiered(s tiering.Segment) {
 
 // Close stops uploads and background work. The store stays open.
 func (b *Broker) Close() error {
+	b.groups.close()
 	b.unsub()
 	b.cancel()
 	b.wg.Wait()
@@ -279,9 +291,11 @@ func (b *Broker) Close() error {
 // closingPause is how long Drain waits for segments that are being closed.
 const closingPause = 10 * time.Millisecond
 
-// Drain uploads what is closed, until ctx ends. Segments that are full and not
-// yet wholly written are waited for. Nothing may be appended meanwhile.
+// Drain gives the consumer groups up and uploads what is closed, until ctx
+// ends. Segments that are full and not yet wholly written are waited for.
+// Nothing may be appended meanwhile.
 func (b *Broker) Drain(ctx context.Context) error {
+	b.groups.close()
 	for {
 		closing := b.closing() // before the uploads, so that they see the last of them
 		if err := b.uploader.Drain(ctx); err != nil || !closing {
@@ -309,6 +323,9 @@ func (b *Broker) closing() bool {
 	}
 	return false
 }
+
+// Groups coordinates the consumer groups.
+func (b *Broker) Groups() *Groups { return b.groups }
 
 // ClusterID is the id of the cluster.
 func (b *Broker) ClusterID() string { return b.opts.Meta.ClusterID() }

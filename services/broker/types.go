@@ -26,6 +26,7 @@ var (
 	ErrInvalidTimestamp         = errors.New("broker: invalid timestamp")
 	ErrStorage                  = errors.New("broker: storage failed")
 	ErrThrottled                = errors.New("broker: no room in time, try again")
+	ErrGroupsLoading            = errors.New("broker: consumer groups are being loaded")
 	ErrClosed                   = errors.New("broker: shutting down")
 	ErrTransactionalUnsupported = errors.New("broker: transactions are not supported")
 )

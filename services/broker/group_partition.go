@@ -1,0 +1,434 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cirrolog/cirrolog/services/group"
+	"github.com/cirrolog/cirrolog/storage/batch"
+)
+
+// groupPartition runs the coordinator of one partition of OffsetsTopic. Its
+// goroutine loads the partition, appends what the coordinator writes, reports
+// what became of it, and calls the coordinator when something is due.
+type groupPartition struct {
+	g   *Groups
+	log *Partition
+
+	mu      sync.Mutex
+	c       *group.Coordinator // nil while it is not loaded
+	loaded  chan struct{}      // closed while it is
+	waiting map[group.Ticket]chan group.Response
+	last    group.Ticket
+	queue   []group.Write // to append, in order
+	armed   time.Time     // when the goroutine wakes by itself
+
+	wake chan struct{} // one value when there is something to do
+
+	// flying is how many batches are being written; the goroutine's.
+	flying int
+	ackMu  sync.Mutex
+	acks   []groupAck
+}
+
+// groupWrite is a write of the coordinator on its way into the log.
+type groupWrite struct {
+	id   group.WriteID
+	left int // batches, of those it is in, that are not yet written
+	err  error
+}
+
+// groupAck is what became of a batch.
+type groupAck struct {
+	writes []*groupWrite
+	err    error
+}
+
+const (
+	// loadWait is how long a request waits for the load of its partition, so
+	// that most clients never see that there is one.
+	loadWait = 5 * time.Second
+	// loadPause is the time between tries to load.
+	loadPause = 500 * time.Millisecond
+	// loadBytes is how much of the log is read at once.
+	loadBytes = 1 << 20
+	// batchBytes is how much of records goes into one batch, if each is smaller.
+	batchBytes = 256 << 10
+	// recordRoom is what a batch may need beside the value of its only record:
+	// names of up to 32 KiB and framing.
+	recordRoom = 128 << 10
+	// appendWait is how long an append waits for room.
+	appendWait = 30 * time.Second
+	// idleWake bounds how long the goroutine sleeps.
+	idleWake = time.Hour
+)
+
+func newGroupPartition(g *Groups, log *Partition) *groupPartition {
+	return &groupPartition{g: g, log: log, loaded: make(chan struct{}), waiting: map[group.Ticket]chan group.Response{}, wake: make(chan struct{}, 1)}
+}
+
+func (p *groupPartition) kick() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// ready waits a while for the partition to be loaded.
+func (p *groupPartition) ready(ctx context.Context) error {
+	p.mu.Lock()
+	loaded := p.loaded
+	p.mu.Unlock()
+	select {
+	case <-loaded:
+		return nil
+	default:
+	}
+	t := time.NewTimer(loadWait)
+	defer t.Stop()
+	select {
+	case <-loaded:
+		return nil
+	case <-t.C:
+	case <-ctx.Done():
+	case <-p.g.ctx.Done():
+		return group.ErrNotCoordinator
+	}
+	return ErrGroupsLoading
+}
+
+// with calls the coordinator and does what follows from it.
+func (p *groupPartition) with(call func(c *group.Coordinator, now time.Time) group.Effects) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.c == nil {
+		return ErrGroupsLoading
+	}
+	p.effects(call(p.c, time.Now()))
+	return nil
+}
+
+// ask calls the coordinator with a ticket and waits for the answer, or until
+// ctx ends.
+func (p *groupPartition) ask(ctx context.Context, call func(*group.Coordinator, group.Ticket, time.Time) group.Effects) (group.Response, error) {
+	answer := make(chan group.Response, 1)
+	var ticket group.Ticket
+	err := p.with(func(c *group.Coordinator, now time.Time) group.Effects {
+		p.last++
+		ticket = p.last
+		p.waiting[ticket] = answer
+		return call(c, ticket, now)
+	})
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case r := <-answer:
+		return r, nil
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	delete(p.waiting, ticket)
+	p.mu.Unlock()
+	return nil, context.Cause(ctx)
+}
+
+// effects queues writes, sends answers and sees to the next deadline. p.mu is
+// held.
+func (p *groupPartition) effects(fx group.Effects) {
+	p.queue = append(p.queue, fx.Writes...)
+	p.answer(fx.Answers)
+	if at, ok := p.c.Deadline(); len(fx.Writes) > 0 || ok && at.Before(p.armed) {
+		p.kick()
+	}
+}
+
+func (p *groupPartition) answer(answers []group.Answer) {
+	for _, a := range answers {
+		if ch, ok := p.waiting[a.Ticket]; ok { // else its client has gone
+			delete(p.waiting, a.Ticket)
+			ch <- a.Response
+		}
+	}
+}
+
+// run serves the partition until the groups are closed. After a write has
+// failed, what the coordinator thinks and what the log says may differ: it
+// begins again from the log.
+func (p *groupPartition) run() {
+	for p.g.ctx.Err() == nil {
+		if err := p.load(); err != nil {
+			if p.g.ctx.Err() == nil {
+				p.g.b.opts.Logger.Warn("consumer groups can't be loaded", "partition", p.log.tp.Partition, "err", err)
+				p.pause()
+			}
+			continue
+		}
+		if err := p.serve(); err != nil {
+			p.g.b.opts.Logger.Warn("consumer groups can't be written; loading them again", "partition", p.log.tp.Partition, "err", err)
+			p.unload()
+			p.pause()
+			continue
+		}
+		p.unload()
+	}
+}
+
+func (p *groupPartition) pause() {
+	select {
+	case <-time.After(loadPause):
+	case <-p.g.ctx.Done():
+	}
+}
+
+// serve works until the groups are closed (nil) or a write fails.
+func (p *groupPartition) serve() error {
+	timer := time.NewTimer(idleWake)
+	defer timer.Stop()
+	expire := time.NewTicker(p.g.o.ExpireInterval)
+	defer expire.Stop()
+	for {
+		p.append()
+		if err := p.report(); err != nil {
+			return err
+		}
+		timer.Reset(p.arm())
+		select {
+		case <-p.wake:
+		case <-timer.C:
+			_ = p.with(func(c *group.Coordinator, now time.Time) group.Effects { return c.Tick(now) })
+		case <-expire.C:
+			_ = p.with(func(c *group.Coordinator, now time.Time) group.Effects { return c.ExpireOffsets(now) })
+		case <-p.g.ctx.Done():
+			return nil
+		}
+	}
+}
+
+// arm notes when the goroutine has to wake by itself and returns in how long.
+func (p *groupPartition) arm() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	p.armed = now.Add(idleWake)
+	if at, ok := p.c.Deadline(); ok && at.Before(p.armed) {
+		p.armed = at
+	}
+	return max(p.armed.Sub(now), 0)
+}
+
+// append puts the queued writes into the log, in order, several in a batch.
+func (p *groupPartition) append() {
+	p.mu.Lock()
+	queue := p.queue
+	p.queue = nil
+	p.mu.Unlock()
+	var records []batch.Record
+	var writes []*groupWrite
+	size := 0
+	now := time.Now().UnixMilli()
+	flush := func() {
+		if len(records) > 0 {
+			p.appendBatch(records, writes)
+		}
+		records, writes, size = records[:0], nil, 0
+	}
+	for _, w := range queue {
+		gw := &groupWrite{id: w.ID}
+		if len(w.Records) == 0 {
+			gw.left = 1
+			p.flying++
+			p.acked(groupAck{writes: []*groupWrite{gw}})
+		}
+		for _, r := range w.Records {
+			n := len(r.Key) + len(r.Value) + 64
+			if size+n > batchBytes {
+				flush()
+			}
+			if len(writes) == 0 || writes[len(writes)-1] != gw {
+				writes = append(writes, gw)
+				gw.left++
+			}
+			records = append(records, batch.Record{Timestamp: now, Key: r.Key, Value: r.Value})
+			size += n
+		}
+	}
+	flush()
+}
+
+func (p *groupPartition) appendBatch(records []batch.Record, writes []*groupWrite) {
+	p.flying++
+	done := func(r Produced) { p.acked(groupAck{writes, r.Err}) }
+	b, err := batch.Encode(records, batch.EncodeOptions{})
+	if err != nil {
+		done(Produced{Err: err})
+		return
+	}
+	ctx, cancel := context.WithTimeout(p.g.ctx, appendWait)
+	defer cancel()
+	p.log.Produce(ctx, b, done)
+}
+
+// acked notes what became of a batch. It does not block.
+func (p *groupPartition) acked(a groupAck) {
+	p.ackMu.Lock()
+	p.acks = append(p.acks, a)
+	p.ackMu.Unlock()
+	p.kick()
+}
+
+// take returns what the log has said of batches since the last call.
+func (p *groupPartition) take() []groupAck {
+	p.ackMu.Lock()
+	defer p.ackMu.Unlock()
+	acks := p.acks
+	p.acks = nil
+	p.flying -= len(acks)
+	return acks
+}
+
+// report tells the coordinator what became of its writes.
+func (p *groupPartition) report() (failed error) {
+	acks := p.take()
+	if len(acks) == 0 {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range acks {
+		if a.err != nil && failed == nil {
+			failed = a.err
+		}
+		for _, w := range a.writes {
+			w.left--
+			if a.err != nil {
+				w.err = a.err
+			}
+			if w.left == 0 {
+				p.effects(p.c.Written(w.id, w.err, time.Now()))
+			}
+		}
+	}
+	return failed
+}
+
+// unload answers all that wait and lets the last appends end: the next load has
+// to see them.
+func (p *groupPartition) unload() {
+	p.mu.Lock()
+	p.answer(p.c.Unload())
+	p.c, p.queue, p.loaded = nil, nil, make(chan struct{})
+	p.mu.Unlock()
+	for p.take(); p.flying > 0; p.take() {
+		<-p.wake
+	}
+}
+
+// load reads the partition from its start into a new coordinator.
+func (p *groupPartition) load() error {
+	cfg := p.g.o.Config
+	room := min(int(p.log.config().MaxMessageBytes), p.g.b.opts.Store.MaxBatch()) - recordRoom
+	cfg.MaxRecordBytes = max(min(maxRecordBytes, room), 1<<10)
+	c, err := group.New(cfg)
+	if err != nil {
+		return err
+	}
+	began, records := time.Now(), 0
+	off := p.log.log.Offsets()
+	for from := off.Start; from < off.HighWatermark; {
+		next, n, err := p.loadFrom(c, from)
+		if err != nil {
+			return fmt.Errorf("load offset %d: %w", from, err)
+		}
+		if next == from { // no buffer in time
+			p.pause()
+		}
+		if err := p.g.ctx.Err(); err != nil {
+			return err
+		}
+		from, records = next, records+n
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.c = c
+	p.effects(c.Loaded(time.Now()))
+	for _, topic := range p.orphans() {
+		p.effects(c.DropTopic(topic))
+	}
+	close(p.loaded)
+	p.g.b.opts.Logger.Debug("consumer groups loaded", "partition", p.log.tp.Partition, "records", records, "took", time.Since(began))
+	return nil
+}
+
+// orphans names the topics that have offsets here and are no more: they were
+// deleted while the partition was not loaded. p.mu is held.
+func (p *groupPartition) orphans() (out []string) {
+	seen := map[string]bool{}
+	for _, l := range p.c.List(nil, nil) {
+		for _, t := range p.c.FetchOffsets(group.FetchRequest{GroupID: l.GroupID}) {
+			if !seen[t.Name] && p.g.b.Topic(t.Name) == nil {
+				out = append(out, t.Name)
+			}
+			seen[t.Name] = true
+		}
+	}
+	return out
+}
+
+// loadFrom applies some of the log and returns the offset behind it.
+func (p *groupPartition) loadFrom(c *group.Coordinator, from int64) (next int64, records int, err error) {
+	res := p.log.Read(p.g.ctx, ReadOptions{Offset: from, MaxBytes: loadBytes, MinOneBatch: true, CurrentEpoch: -1, LastFetchedEpoch: -1})
+	if res.Release != nil {
+		defer res.Release()
+	}
+	if res.Err != nil {
+		return from, 0, res.Err
+	}
+	next = from
+	for _, b := range res.Data {
+		for len(b) > 0 {
+			h, err := batch.Parse(b)
+			if errors.Is(err, batch.ErrTruncated) || err == nil && h.Size() > len(b) {
+				break // the rest was not asked for
+			}
+			if err != nil {
+				return next, records, err
+			}
+			if h.LastOffset() >= from {
+				n, err := p.apply(c, &h, b[:h.Size()], from)
+				if err != nil {
+					return next, records, err
+				}
+				next, records = h.LastOffset()+1, records+n
+			}
+			b = b[h.Size():]
+		}
+	}
+	return next, records, nil
+}
+
+func (p *groupPartition) apply(c *group.Coordinator, h *batch.Header, b []byte, from int64) (records int, err error) {
+	if h.Control() {
+		return 0, nil
+	}
+	for r, err := range batch.Records(b, batch.Limits{}) {
+		if err != nil {
+			return records, err
+		}
+		offset := h.BaseOffset + int64(r.OffsetDelta)
+		if offset < from {
+			continue
+		}
+		records++
+		switch err := c.Apply(r.Key, r.Value); {
+		case errors.Is(err, group.ErrUnknownRecord):
+			p.g.b.opts.Logger.Debug("record of another kind of group", "partition", p.log.tp.Partition, "offset", offset, "err", err)
+		case err != nil:
+			p.g.b.opts.Logger.Error("damaged record of a consumer group is left out", "partition", p.log.tp.Partition, "offset", offset, "err", err)
+		}
+	}
+	return records, nil
+}
