@@ -1,0 +1,235 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/services/group"
+)
+
+// startGroups starts an agent with quick groups in a directory; stop it before
+// the next.
+func startGroups(t *testing.T, dir string) (g *broker.Groups, b *broker.Broker, stop func()) {
+	t.Helper()
+	cfg := testConfig(t)
+	cfg.DataDir = dir
+	cfg.Groups.Partitions, cfg.Groups.Config.InitialRebalanceDelay, cfg.Groups.Config.MinSessionTimeout = 3, 0, 100*time.Millisecond
+	a, err := Start(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if err := a.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return a.broker.Groups(), a.broker, stop
+}
+
+// commit commits offset at for partitions 0 to n-1 of the topic.
+func commit(t *testing.T, g *broker.Groups, id string, topic *broker.Topic, n int, at int64, note string) error {
+	t.Helper()
+	ct := group.CommitTopic{Name: topic.Name, ID: group.TopicID(topic.ID)}
+	for p := range n {
+		ct.Partitions = append(ct.Partitions, group.CommitPartition{Partition: int32(p), Offset: at, LeaderEpoch: -1, Metadata: note})
+	}
+	r, err := g.Commit(t.Context(), group.CommitRequest{Version: 9, GroupID: id, Generation: -1, Topics: []group.CommitTopic{ct}})
+	if err != nil {
+		return err
+	}
+	for _, p := range r.Topics[0].Partitions {
+		if p.Err != nil {
+			return p.Err
+		}
+	}
+	return nil
+}
+
+// committedOffsets are all that a group has, by partition.
+func committedOffsets(t *testing.T, g *broker.Groups, id string) map[int32]int64 {
+	t.Helper()
+	topics, err := g.FetchOffsets(t.Context(), group.FetchRequest{GroupID: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[int32]int64{}
+	for _, ft := range topics {
+		for _, p := range ft.Partitions {
+			out[p.Partition] = p.Offset
+		}
+	}
+	return out
+}
+
+func newTopic(t *testing.T, b *broker.Broker, name string, partitions int32) *broker.Topic {
+	t.Helper()
+	topic, err := b.CreateTopic(t.Context(), metadata.CreateTopic{Name: name, Partitions: partitions, ReplicationFactor: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return topic
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not in 20 s", what)
+		}
+	}
+}
+
+// What was committed is there after a restart: of many groups at once, and of a
+// commit that is larger than a batch.
+func TestGroupsAreKept(t *testing.T) {
+	dir := t.TempDir()
+	g, b, stop := startGroups(t, dir)
+	topic := newTopic(t, b, "logs", 1000)
+	if err := commit(t, g, "large", topic, 1000, 5, strings.Repeat("x", 1000)); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			for at := range 20 {
+				if err := commit(t, g, fmt.Sprint("g", i), topic, 3, int64(at*100+i), ""); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	stop()
+	if err := commit(t, g, "large", topic, 1, 9, ""); !errors.Is(err, group.ErrNotCoordinator) {
+		t.Errorf("commit after the end: %v", err)
+	}
+	g, _, _ = startGroups(t, dir)
+	got := committedOffsets(t, g, "large")
+	if len(got) != 1000 || got[0] != 5 || got[999] != 5 {
+		t.Errorf("%d offsets are left, %d and %d", len(got), got[0], got[999])
+	}
+	for i := range 20 {
+		if got := committedOffsets(t, g, fmt.Sprint("g", i)); len(got) != 3 || got[2] != int64(1900+i) {
+			t.Errorf("group %d: %v", i, got)
+		}
+	}
+	list, err := g.List(t.Context(), nil, nil)
+	if err != nil || len(list) != 21 {
+		t.Errorf("listed %d groups, %v", len(list), err)
+	}
+}
+
+// A write that fails is told to the client, who may try again; what was written
+// before is still there, and what waits is answered.
+func TestGroupsWriteFails(t *testing.T) {
+	g, b, _ := startGroups(t, t.TempDir())
+	topic := newTopic(t, b, "logs", 3)
+	if err := commit(t, g, "g", topic, 3, 5, ""); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(v *string, kind metadata.OpKind) {
+		t.Helper()
+		ops := []metadata.ConfigOp{{Key: "max.message.bytes", Value: v, Kind: kind}}
+		if err := b.AlterTopicConfig(t.Context(), broker.OffsetsTopic, ops, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A member waits for its leader's assignment while a write fails.
+	joined := func(member string) *group.JoinResponse {
+		r, err := g.Join(t.Context(), group.JoinRequest{Version: 3, GroupID: "g", MemberID: member, ClientID: "c", SessionTimeout: 30 * time.Second,
+			RebalanceTimeout: 30 * time.Second, ProtocolType: "consumer", Protocols: []group.Protocol{{Name: "range"}}})
+		if err != nil || r.Err != nil {
+			t.Errorf("join: %v, %+v", err, r)
+			return &group.JoinResponse{}
+		}
+		return r
+	}
+	first := joined("")
+	second := make(chan *group.JoinResponse, 1)
+	go func() { second <- joined("") }()
+	until(t, "the second joins", func() bool {
+		d, _ := g.Describe(t.Context(), "g")
+		return len(d.Members) == 2
+	})
+	first = joined(first.MemberID)
+	follower := <-second
+	if first.Leader != first.MemberID {
+		t.Fatalf("leader is %q", first.Leader)
+	}
+	synced := make(chan error, 1)
+	go func() {
+		r, err := g.Sync(t.Context(), group.SyncRequest{GroupID: "g", MemberID: follower.MemberID, Generation: follower.Generation})
+		if err == nil {
+			err = r.Err
+		}
+		synced <- err
+	}()
+	tiny := "100"
+	limit(&tiny, metadata.OpSet)
+	r, err := g.Sync(t.Context(), group.SyncRequest{GroupID: "g", MemberID: first.MemberID, Generation: first.Generation,
+		Assignments: []group.Assignment{{MemberID: first.MemberID, Data: []byte("mine")}, {MemberID: follower.MemberID, Data: []byte("yours")}}})
+	if err != nil || r.Err == nil {
+		t.Errorf("the leader's sync, which can't be written: %v, %+v", err, r)
+	}
+	if err := <-synced; err == nil {
+		t.Error("the follower was assigned what was not written")
+	}
+	limit(nil, metadata.OpDelete)
+	until(t, "commits work again", func() bool { return commit(t, g, "g2", topic, 1, 1, "") == nil })
+	until(t, "the group is loaded", func() bool {
+		_, err := g.FetchOffsets(t.Context(), group.FetchRequest{GroupID: "g"})
+		return err == nil
+	})
+	if got := committedOffsets(t, g, "g"); len(got) != 3 || got[0] != 5 {
+		t.Errorf("offsets after the failure: %v", got)
+	}
+}
+
+// A member that says nothing is dropped when its session ends; one whose client
+// has gone does not hold the request.
+func TestGroupsSessionEnds(t *testing.T) {
+	g, _, _ := startGroups(t, t.TempDir())
+	req := group.JoinRequest{Version: 3, GroupID: "g", ClientID: "c", SessionTimeout: 300 * time.Millisecond, RebalanceTimeout: time.Minute,
+		ProtocolType: "consumer", Protocols: []group.Protocol{{Name: "range"}}}
+	r, err := g.Join(t.Context(), req)
+	if err != nil || r.Err != nil {
+		t.Fatalf("join: %v, %+v", err, r)
+	}
+	beat := group.HeartbeatRequest{GroupID: "g", MemberID: r.MemberID, Generation: r.Generation}
+	until(t, "the session ends", func() bool {
+		d, _ := g.Describe(t.Context(), "g")
+		return len(d.Members) == 0
+	})
+	if err := g.Heartbeat(t.Context(), beat); !errors.Is(err, group.ErrUnknownMemberID) && !errors.Is(err, group.ErrGroupIDNotFound) {
+		t.Errorf("heartbeat of a dropped member: %v", err)
+	}
+	req.SessionTimeout = time.Minute
+	if _, err := g.Join(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan error, 1)
+	go func() {
+		_, err := g.Join(ctx, req) // waits for the first to join again
+		gone <- err
+	}()
+	until(t, "the second waits", func() bool {
+		d, _ := g.Describe(t.Context(), "g")
+		return len(d.Members) == 2
+	})
+	cancel()
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Errorf("join given up: %v", err)
+	}
+}
