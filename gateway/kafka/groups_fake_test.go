@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/services/group"
@@ -22,14 +23,14 @@ type fakeGroups struct {
 	fetches  []group.FetchRequest
 	beats    []group.HeartbeatRequest
 	leaves   []group.LeaveRequest
-	ensured  int
+	ensured  atomic.Int32
 	filtered [][]string
 }
 
 func (b *adminBroker) Groups() Groups { return &b.groups }
 
 func (g *fakeGroups) Ensure(context.Context) (*broker.Topic, error) {
-	g.ensured++
+	g.ensured.Add(1)
 	return nil, g.err
 }
 func (g *fakeGroups) Find(context.Context, string) error { return g.err }

@@ -419,10 +419,14 @@ func TestInternalTopic(t *testing.T) {
 	md := kmsg.NewPtrMetadataRequest()
 	md.Version = 1
 	name := broker.OffsetsTopic
+	h.b.mu.Lock()
 	delete(h.b.topics, name)
+	h.b.mu.Unlock()
 	md.Topics = append(md.Topics, kmsg.MetadataRequestTopic{Topic: &name})
 	ask[*kmsg.MetadataResponse](w, md)
-	if h.b.groups.ensured != 1 || len(h.b.created) != 0 {
-		t.Errorf("auto-created %v, by the groups %d times", h.b.created, h.b.groups.ensured)
+	h.b.mu.Lock()
+	defer h.b.mu.Unlock()
+	if h.b.groups.ensured.Load() != 1 || len(h.b.created) != 0 {
+		t.Errorf("auto-created %v, by the groups %d times", h.b.created, h.b.groups.ensured.Load())
 	}
 }
