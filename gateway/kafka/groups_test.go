@@ -107,14 +107,13 @@ func TestJoinGroupGivenUp(t *testing.T) {
 // What members offer is not in the frame, which others will use.
 func TestGroupBytesAreCopies(t *testing.T) {
 	h := serve(t, Limits{})
-	var joined group.JoinRequest
-	var synced group.SyncRequest
+	joins, syncs := make(chan group.JoinRequest, 30), make(chan group.SyncRequest, 1)
 	h.b.groups.join = func(_ context.Context, req group.JoinRequest) (*group.JoinResponse, error) {
-		joined = req
+		joins <- req
 		return &group.JoinResponse{}, nil
 	}
 	h.b.groups.sync = func(_ context.Context, req group.SyncRequest) (*group.SyncResponse, error) {
-		synced = req
+		syncs <- req
 		return &group.SyncResponse{Assignment: []byte("yours")}, nil
 	}
 	w := h.dial()
@@ -128,7 +127,7 @@ func TestGroupBytesAreCopies(t *testing.T) {
 	}
 	other := joinReq(5)
 	other.Protocols[0].Metadata = slices.Repeat([]byte("x"), 1000)
-	first, data := joined.Protocols[0].Metadata, synced.Assignments[0].Data
+	first, data := (<-joins).Protocols[0].Metadata, (<-syncs).Assignments[0].Data
 	for range 20 {
 		ask[*kmsg.JoinGroupResponse](w, other)
 	}
@@ -139,15 +138,19 @@ func TestGroupBytesAreCopies(t *testing.T) {
 
 func TestJoinGroupVersions(t *testing.T) {
 	h := serve(t, Limits{})
-	var got group.JoinRequest
-	var err error
+	joins, fail := make(chan group.JoinRequest, 1), make(chan error, 1)
 	h.b.groups.join = func(_ context.Context, req group.JoinRequest) (*group.JoinResponse, error) {
-		got = req
-		return &group.JoinResponse{Err: group.ErrMemberIDRequired, Generation: -1, MemberID: "new"}, err
+		select {
+		case err := <-fail:
+			return nil, err
+		case joins <- req:
+			return &group.JoinResponse{Err: group.ErrMemberIDRequired, Generation: -1, MemberID: "new"}, nil
+		}
 	}
 	w := h.dial()
 	for v := int16(0); v <= 9; v++ {
 		resp := ask[*kmsg.JoinGroupResponse](w, joinReq(v))
+		got := <-joins
 		wantCode(t, "join", resp.ErrorCode, kerr.MemberIDRequired)
 		if (got.RebalanceTimeout < 0) != (v == 0) || got.Version != v {
 			t.Errorf("v%d: asked with %+v", v, got)
@@ -156,9 +159,10 @@ func TestJoinGroupVersions(t *testing.T) {
 			t.Errorf("v%d: answered %+v", v, resp)
 		}
 	}
+	joins <- group.JoinRequest{} // full: now all fail
 	for e, want := range map[error]*kerr.Error{broker.ErrGroupsLoading: kerr.CoordinatorLoadInProgress, group.ErrNotCoordinator: kerr.NotCoordinator,
 		group.ErrCoordinatorNotAvailable: kerr.CoordinatorNotAvailable} {
-		err = e
+		fail <- e
 		resp := ask[*kmsg.JoinGroupResponse](w, joinReq(9))
 		wantCode(t, "join", resp.ErrorCode, want)
 	}
