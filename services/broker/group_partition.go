@@ -113,7 +113,7 @@ func (p *groupPartition) with(call func(c *group.Coordinator, now time.Time) gro
 
 // ask calls the coordinator with a ticket and waits for the answer, or until
 // ctx ends.
-func (p *groupPartition) ask(ctx context.Context, call func(*group.Coordinator, group.Ticket, time.Time) group.Effects) (group.Response, error) {
+func (p *groupPartition) ask(ctx context.Context, call request) (group.Response, error) {
 	answer := make(chan group.Response, 1)
 	var ticket group.Ticket
 	err := p.with(func(c *group.Coordinator, now time.Time) group.Effects {

@@ -154,9 +154,12 @@ func (g *Groups) Find(ctx context.Context, groupID string) error {
 	return err
 }
 
+// request calls the coordinator for one request.
+type request = func(c *group.Coordinator, t group.Ticket, now time.Time) group.Effects
+
 // ask sends a request to the coordinator of a group and waits for its answer,
 // or until wait ends. ctx bounds what comes before.
-func ask[R group.Response](ctx, wait context.Context, g *Groups, groupID string, call func(*group.Coordinator, group.Ticket, time.Time) group.Effects) (none R, err error) {
+func ask[R group.Response](ctx, wait context.Context, g *Groups, groupID string, call request) (none R, err error) {
 	p, err := g.of(ctx, groupID)
 	if err == nil {
 		err = p.ready(ctx)
