@@ -42,8 +42,9 @@ var allowed = map[string][]string{
 	"services/group":    {},
 	"services/broker":   {"services/group", "storage", "storage/…", "tiering", "tiering/objstore", "metadata"},
 	"gateway/kafka":     {"services/broker", "services/group", "metadata", "storage/batch", "storage/ids"},
+	"gateway/http":      {},
 	"services/agent":    {"gateway/…", "services/broker", "services/group", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
-	"services/cli":      {"services/agent", "services/broker", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
+	"services/cli":      {"gateway/http", "services/agent", "services/broker", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
 	"services/cirrolog": {"services/agent", "services/cli"},
 }
 

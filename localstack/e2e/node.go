@@ -42,8 +42,8 @@ type NodeOptions struct {
 // starts, with a data directory of its own. Only the test's goroutine may start
 // and stop it.
 type Node struct {
-	Kafka, Admin string // HOST:PORT
-	Dir          string // data directory
+	Kafka, Admin, HTTP string // HOST:PORT
+	Dir                string // data directory
 
 	t    testing.TB
 	o    NodeOptions
@@ -66,7 +66,7 @@ func NewNode(t testing.TB, o NodeOptions) *Node {
 func idleNode(t testing.TB, o NodeOptions) *Node {
 	t.Helper()
 	dir := t.TempDir()
-	n := &Node{t: t, o: o, Dir: filepath.Join(dir, "data"), log: filepath.Join(dir, "node.log"), Kafka: freeAddr(t), Admin: freeAddr(t)}
+	n := &Node{t: t, o: o, Dir: filepath.Join(dir, "data"), log: filepath.Join(dir, "node.log"), Kafka: freeAddr(t), Admin: freeAddr(t), HTTP: freeAddr(t)}
 	testenv.Binary(t) // builds it outside the time limits below
 	t.Cleanup(func() {
 		if n.Running() {
@@ -112,7 +112,7 @@ func (n *Node) Start() {
 
 // args is the command line.
 func (n *Node) args() []string {
-	return append([]string{"serve", "--data-dir", n.Dir, "--kafka-addr", n.Kafka, "--admin-addr", n.Admin, "--wal-size", "64MiB", "--memory-tail", "32MiB"}, n.o.Args...)
+	return append([]string{"serve", "--data-dir", n.Dir, "--kafka-addr", n.Kafka, "--admin-addr", n.Admin, "--http-addr", n.HTTP, "--wal-size", "64MiB", "--memory-tail", "32MiB"}, n.o.Args...)
 }
 
 func (n *Node) start() error {

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	httpgate "github.com/cirrolog/cirrolog/gateway/http"
 	"github.com/cirrolog/cirrolog/gateway/kafka"
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/metadata/kv"
@@ -44,6 +45,8 @@ type Agent struct {
 	kafkaListener net.Listener
 	admin         *http.Server
 	adminListener net.Listener
+	http          *httpgate.Server // nil: off
+	httpListener  net.Listener
 	incarnation   ids.Incarnation
 	failed        chan error
 	draining      chan struct{}
@@ -57,7 +60,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err err
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	agent := &Agent{cfg: cfg, log: log, incarnation: ids.NewIncarnation(), failed: make(chan error, 1), draining: make(chan struct{}), serving: make(chan error, 2)}
+	agent := &Agent{cfg: cfg, log: log, incarnation: ids.NewIncarnation(), failed: make(chan error, 1), draining: make(chan struct{}), serving: make(chan error, 3)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, agent.closeAll())
@@ -92,7 +95,10 @@ func (a *Agent) listen(ctx context.Context) error {
 		addr string
 		flag string
 		to   *net.Listener
-	}{{a.cfg.KafkaAddr, "--kafka-addr", &a.kafkaListener}, {a.cfg.AdminAddr, "--admin-addr", &a.adminListener}} {
+	}{{a.cfg.KafkaAddr, "--kafka-addr", &a.kafkaListener}, {a.cfg.AdminAddr, "--admin-addr", &a.adminListener}, {a.cfg.HTTPAddr, "--http-addr", &a.httpListener}} {
+		if l.addr == "" {
+			continue // the HTTP gateway is off
+		}
 		ln, err := lc.Listen(ctx, "tcp", l.addr)
 		if err != nil {
 			return fmt.Errorf("listen on %s: %w: stop what uses it or choose another %s", l.addr, err, l.flag)
@@ -259,9 +265,67 @@ func (a *Agent) serve(context.Context) error {
 		}
 		a.serving <- err
 	}()
-	a.log.Info("serving", "kafka", a.kafkaListener.Addr().String(), "admin", a.adminListener.Addr().String(), "node", a.meta.NodeID(),
+	if err := a.serveHTTP(); err != nil {
+		return err
+	}
+	a.log.Info("serving", "kafka", a.kafkaListener.Addr().String(), "admin", a.adminListener.Addr().String(), "http", a.HTTPAddr(), "node", a.meta.NodeID(),
 		"cluster", a.meta.ClusterID(), "epoch", a.meta.NodeEpoch(), "bucket", bucketurl.Redact(a.cfg.bucketURL()), "topics", len(a.broker.Topics()))
 	return nil
+}
+
+// serveHTTP starts the HTTP gateway, a Kafka client of this agent. It reaches
+// the agent at its listener whatever address the agent tells its clients.
+func (a *Agent) serveHTTP() error {
+	if a.httpListener == nil {
+		return nil
+	}
+	self, err := a.self()
+	if err != nil {
+		return err
+	}
+	advertised := net.JoinHostPort(self.Host, strconv.Itoa(int(self.Port)))
+	addr := a.kafkaListener.Addr().(*net.TCPAddr)
+	listener := addr.String()
+	if addr.IP.IsUnspecified() {
+		listener = net.JoinHostPort("localhost", strconv.Itoa(addr.Port))
+	}
+	var d net.Dialer
+	gate, err := httpgate.New(httpgate.Options{Brokers: []string{listener}, Logger: a.log,
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if addr == advertised {
+				addr = listener
+			}
+			return d.DialContext(ctx, network, addr)
+		}})
+	if err != nil {
+		return err
+	}
+	a.http = gate
+	go func() { a.serving <- gate.Serve(a.httpListener) }()
+	return nil
+}
+
+// HTTPAddr is where the HTTP gateway is; "" if it is off.
+func (a *Agent) HTTPAddr() string {
+	if a.httpListener == nil {
+		return ""
+	}
+	return a.httpListener.Addr().String()
+}
+
+// httpStop bounds the time that requests at the HTTP gateway have to end.
+const httpStop = 5 * time.Second
+
+// stopHTTP stops the HTTP gateway, if there is one.
+func (a *Agent) stopHTTP(ctx context.Context) {
+	if a.http == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, httpStop)
+	defer cancel()
+	if err := a.http.Shutdown(ctx); err != nil {
+		a.log.Warn("some requests at the HTTP gateway were cut", "err", err)
+	}
 }
 
 // KafkaAddr is where the Kafka listener is.
@@ -278,6 +342,7 @@ func (a *Agent) Failed() <-chan error { return a.failed }
 func (a *Agent) Shutdown(ctx context.Context) error {
 	close(a.draining)
 	var errs []error
+	a.stopHTTP(ctx)
 	errs = append(errs, a.kafka.Shutdown(ctx))
 	if err := a.broker.Drain(ctx); err != nil {
 		a.log.Warn("some closed segments were not uploaded; they will be at the next start", "err", err)
@@ -287,7 +352,11 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 	if err := a.admin.Shutdown(adminCtx); err != nil {
 		a.admin.Close()
 	}
-	errs = append(errs, <-a.serving, <-a.serving, a.closeAll())
+	errs = append(errs, <-a.serving, <-a.serving)
+	if a.http != nil {
+		errs = append(errs, <-a.serving)
+	}
+	errs = append(errs, a.closeAll())
 	return errors.Join(errs...)
 }
 

@@ -18,7 +18,7 @@ import (
 
 func testConfig(t *testing.T) Config {
 	cfg := Default()
-	cfg.DataDir, cfg.KafkaAddr, cfg.AdminAddr = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"
+	cfg.DataDir, cfg.KafkaAddr, cfg.AdminAddr, cfg.HTTPAddr = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.WALSize, cfg.MemoryTail, cfg.ReadMemory = 16<<20, 16<<20, 16<<20
 	return cfg
 }

@@ -18,6 +18,7 @@ type Config struct {
 	DataDir        string
 	KafkaAddr      string // HOST:PORT to listen on
 	AdminAddr      string
+	HTTPAddr       string // of the HTTP gateway; "": off
 	AdvertisedAddr string // HOST:PORT that clients are told; "": the listener's
 	NodeID         int32  // 0: the remembered or next free one
 	Rack           string
@@ -45,7 +46,7 @@ type Config struct {
 // Default returns the configuration of a single node with everything embedded.
 func Default() Config {
 	return Config{
-		DataDir: "data", KafkaAddr: "127.0.0.1:9092", AdminAddr: "127.0.0.1:9644",
+		DataDir: "data", KafkaAddr: "127.0.0.1:9092", AdminAddr: "127.0.0.1:9644", HTTPAddr: "127.0.0.1:8082",
 		WALSize: 512 << 20, MemoryTail: 256 << 20, ReadMemory: 128 << 20, CacheSize: 10 << 30, CacheMemory: 256 << 20,
 		AutoCreate: true, NumPartitions: 1, ShutdownTimeout: 30 * time.Second,
 		Groups: broker.GroupOptions{Partitions: 50, Config: group.Config{InitialRebalanceDelay: 3 * time.Second, MinSessionTimeout: 6 * time.Second,
@@ -72,7 +73,10 @@ func (c *Config) validate() error {
 	if c.DataDir == "" {
 		bad("--data-dir is empty")
 	}
-	for flag, addr := range map[string]string{"--kafka-addr": c.KafkaAddr, "--admin-addr": c.AdminAddr} {
+	for flag, addr := range map[string]string{"--kafka-addr": c.KafkaAddr, "--admin-addr": c.AdminAddr, "--http-addr": c.HTTPAddr} {
+		if addr == "" && flag == "--http-addr" {
+			continue
+		}
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			bad("%s %q: want HOST:PORT", flag, addr)
 		}

@@ -30,7 +30,7 @@ type node struct {
 func startNode(t *testing.T) *node {
 	t.Helper()
 	cfg := agent.Default()
-	cfg.DataDir, cfg.KafkaAddr, cfg.AdminAddr = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"
+	cfg.DataDir, cfg.KafkaAddr, cfg.AdminAddr, cfg.HTTPAddr = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", ""
 	cfg.WALSize, cfg.MemoryTail, cfg.ReadMemory, cfg.CacheMemory = 16<<20, 16<<20, 16<<20, 128<<20
 	a, err := agent.Start(t.Context(), cfg, slog.New(slog.DiscardHandler))
 	if err != nil {

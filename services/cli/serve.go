@@ -39,6 +39,7 @@ func (a *app) serveCmd() *cobra.Command {
 	f.StringVar(&cfg.DataDir, "data-dir", cfg.DataDir, "directory for log, metadata and cache")
 	f.StringVar(&cfg.KafkaAddr, "kafka-addr", cfg.KafkaAddr, "HOST:PORT of the Kafka listener")
 	f.StringVar(&cfg.AdminAddr, "admin-addr", cfg.AdminAddr, "HOST:PORT of metrics, health and the admin API")
+	f.StringVar(&cfg.HTTPAddr, "http-addr", cfg.HTTPAddr, "HOST:PORT of the HTTP gateway (empty: off)")
 	f.StringVar(&cfg.AdvertisedAddr, "advertised-addr", cfg.AdvertisedAddr, "HOST:PORT that clients are told (default: the Kafka listener)")
 	f.Int32Var(&cfg.NodeID, "node-id", cfg.NodeID, "node id, from 1 (default: the remembered or next free one)")
 	f.StringVar(&cfg.Rack, "rack", cfg.Rack, "rack or zone of this node")

@@ -1,0 +1,184 @@
+package httpgate
+
+import (
+	"context"
+	"encoding/base64"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const mediaJSON = "application/json"
+
+// headerPrefix marks request headers that become record headers.
+const headerPrefix = "X-Header-"
+
+// produced is the answer to one record.
+type produced struct {
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	Offset    int64  `json:"offset"`
+	Timestamp int64  `json:"timestamp"` // ms
+}
+
+// produce stores the body as one record, or, by its media type, its lines.
+func (s *Server) produce(w http.ResponseWriter, r *http.Request) error {
+	slots, serve := s.inFlight, s.produceRaw
+	media := mediaType(r)
+	switch {
+	case media == "application/x-ndjson", media == "application/ndjson", media == "application/jsonl":
+		slots, serve = s.streams, s.produceLines
+	case strings.HasPrefix(media, "application/cloudevents"), r.Header.Get("Ce-Specversion") != "":
+		return fail(415, "CloudEvents are not supported.")
+	}
+	if !slots.take() {
+		return errBusy
+	}
+	defer slots.release()
+	return serve(w, r)
+}
+
+func mediaType(r *http.Request) string {
+	m, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil {
+		return strings.ToLower(r.Header.Get("Content-Type"))
+	}
+	return m
+}
+
+func (s *Server) produceRaw(w http.ResponseWriter, r *http.Request) error {
+	rec, err := s.template(r)
+	if err != nil {
+		return err
+	}
+	if rec.Value, err = s.readAll(w, r, min(s.limits.MaxBody, maxRecord)); err != nil {
+		return err
+	}
+	// A client that goes away leaves a record that is stored or not; it can't
+	// be called back.
+	if err := s.client.ProduceSync(context.WithoutCancel(r.Context()), rec).FirstErr(); err != nil {
+		return err
+	}
+	return writeJSON(w, mediaJSON, produced{rec.Topic, rec.Partition, rec.Offset, rec.Timestamp.UnixMilli()})
+}
+
+// template is a record with what the request says of all its records: topic,
+// key, partition (-1: by the key, or any) and headers.
+func (s *Server) template(r *http.Request) (*kgo.Record, error) {
+	rec := &kgo.Record{Topic: r.PathValue("topic"), Partition: -1}
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, fail(400, "The query can't be decoded.")
+	}
+	if q.Has("key") {
+		rec.Key = []byte(q.Get("key"))
+	}
+	if q.Has("key_base64") {
+		if rec.Key, err = base64.StdEncoding.DecodeString(q.Get("key_base64")); err != nil {
+			return nil, fail(400, "key_base64 is not Base64.")
+		}
+	}
+	t, err := s.topics.get(r.Context(), rec.Topic)
+	if err != nil {
+		return nil, err
+	}
+	if q.Has("partition") {
+		if rec.Partition, err = partitionOf(t, q.Get("partition")); err != nil {
+			return nil, err
+		}
+	}
+	for name, values := range r.Header {
+		if key, ok := strings.CutPrefix(name, headerPrefix); ok {
+			for _, v := range values {
+				rec.Headers = append(rec.Headers, kgo.RecordHeader{Key: strings.ToLower(key), Value: []byte(v)})
+			}
+		}
+	}
+	return rec, nil
+}
+
+// partitionOf checks the number of a partition.
+func partitionOf(t kadm.TopicDetail, s string) (int32, error) {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil {
+		return 0, fail(400, "partition %q is not a number.", s)
+	}
+	if _, ok := t.Partitions[int32(n)]; !ok {
+		return 0, fail(codeNoPartition, "Partition not found.")
+	}
+	return int32(n), nil
+}
+
+// topicCache keeps what the brokers said of topics for a moment.
+type topicCache struct {
+	admin *kadm.Client
+	mu    sync.Mutex
+	known map[string]cachedTopic
+}
+
+type cachedTopic struct {
+	detail kadm.TopicDetail
+	until  time.Time
+}
+
+const (
+	topicTime   = 2 * time.Second
+	topicsKnown = 4096
+	adminTime   = 10 * time.Second
+)
+
+func newTopicCache(admin *kadm.Client) *topicCache {
+	return &topicCache{admin: admin, known: map[string]cachedTopic{}}
+}
+
+// get returns a topic of the cluster, at most topicTime old.
+func (c *topicCache) get(ctx context.Context, name string) (kadm.TopicDetail, error) {
+	now := time.Now()
+	c.mu.Lock()
+	k, ok := c.known[name]
+	c.mu.Unlock()
+	if ok && now.Before(k.until) {
+		return k.detail, nil
+	}
+	if !validTopic(name) {
+		return kadm.TopicDetail{}, kerr.InvalidTopicException
+	}
+	ctx, cancel := context.WithTimeout(ctx, adminTime)
+	defer cancel()
+	all, err := c.admin.ListTopicsWithInternal(ctx, name)
+	if err != nil {
+		return kadm.TopicDetail{}, err
+	}
+	t, ok := all[name]
+	if !ok {
+		return t, kerr.UnknownTopicOrPartition
+	}
+	if t.Err != nil {
+		return t, t.Err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.known) >= topicsKnown {
+		clear(c.known)
+	}
+	c.known[name] = cachedTopic{t, now.Add(topicTime)}
+	return t, nil
+}
+
+// validTopic tells whether Kafka allows the name of a topic.
+func validTopic(name string) bool {
+	if name == "" || name == "." || name == ".." || len(name) > 249 {
+		return false
+	}
+	return strings.IndexFunc(name, func(c rune) bool {
+		return c != '.' && c != '_' && c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
+	}) < 0
+}

@@ -1,0 +1,240 @@
+// Package httpgate is the HTTP gateway: producing, bounded reading and tailing
+// over HTTP, in a native dialect and in that of Confluent's REST proxy, v2. It
+// is a Kafka client of the cluster and shares nothing with the brokers.
+package httpgate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Options of New.
+type Options struct {
+	Brokers []string // HOST:PORT of some brokers of the cluster
+	// Dial replaces the dialer of the connections to the brokers; may be nil.
+	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	Limits Limits
+	Logger *slog.Logger // nil: none
+}
+
+// Limits of a gateway; zeros stand for the defaults.
+type Limits struct {
+	MaxBody      int64         // bytes of a body that is read as a whole, after expansion; 8 MiB
+	MaxStream    int64         // bytes of an NDJSON body, after expansion; 1 GiB
+	MaxInFlight  int           // requests at work, streams apart; 512
+	MaxStreams   int           // NDJSON bodies at work; 128
+	MaxReaders   int           // readers of the past: bounded reads and tails that catch up; 64
+	MaxTails     int           // SSE clients; 20,000
+	BodyTime     time.Duration // for a body that is read as a whole; 60 s
+	StallTime    time.Duration // between two reads of a streamed body, and for one write; 30 s
+	HeaderTime   time.Duration // 10 s
+	IdleTime     time.Duration // of a kept connection; 2 min
+	Heartbeat    time.Duration // of an SSE stream without events; 15 s
+	DeliveryTime time.Duration // until a record that is not stored is given up; 30 s
+}
+
+func (l Limits) withDefaults() Limits {
+	return Limits{
+		MaxBody: cmp.Or(l.MaxBody, 8<<20), MaxStream: cmp.Or(l.MaxStream, 1<<30),
+		MaxInFlight: cmp.Or(l.MaxInFlight, 512), MaxStreams: cmp.Or(l.MaxStreams, 128),
+		MaxReaders: cmp.Or(l.MaxReaders, 64), MaxTails: cmp.Or(l.MaxTails, 20_000),
+		BodyTime: cmp.Or(l.BodyTime, time.Minute), StallTime: cmp.Or(l.StallTime, 30*time.Second),
+		HeaderTime: cmp.Or(l.HeaderTime, 10*time.Second), IdleTime: cmp.Or(l.IdleTime, 2*time.Minute),
+		Heartbeat: cmp.Or(l.Heartbeat, 15*time.Second), DeliveryTime: cmp.Or(l.DeliveryTime, 30*time.Second),
+	}
+}
+
+const (
+	maxHeader      = 32 << 10  // bytes of a request's header
+	maxRecord      = 1_000_000 // bytes of a record; the client's batch has 1,000,012
+	maxBuffered    = 64 << 20  // bytes of records on their way to the brokers
+	metadataMaxAge = time.Minute
+)
+
+// Server is a gateway. All methods are safe for concurrent use.
+type Server struct {
+	limits Limits
+	log    *slog.Logger
+	kafka  []kgo.Opt // of every client
+	client *kgo.Client
+	admin  *kadm.Client
+	topics *topicCache
+	http   *http.Server
+
+	ctx    context.Context // ends at Shutdown: streams and reads stop
+	cancel context.CancelFunc
+	close  sync.Once
+
+	inFlight, streams, readers, tails slots
+}
+
+// New makes a gateway. It connects when the first request comes.
+func New(o Options) (*Server, error) {
+	s := &Server{limits: o.Limits.withDefaults(), log: o.Logger}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.kafka = []kgo.Opt{kgo.SeedBrokers(o.Brokers...), kgo.ClientID("cirrolog-http"), kgo.MetadataMaxAge(metadataMaxAge)}
+	if o.Dial != nil {
+		s.kafka = append(s.kafka, kgo.Dialer(o.Dial))
+	}
+	client, err := kgo.NewClient(append([]kgo.Opt{
+		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil)}), kgo.ProducerLinger(time.Millisecond),
+		kgo.MaxBufferedBytes(maxBuffered), kgo.MaxBufferedRecords(100_000), kgo.RecordDeliveryTimeout(s.limits.DeliveryTime),
+	}, s.kafka...)...)
+	if err != nil {
+		return nil, fmt.Errorf("make Kafka client: %w", err)
+	}
+	s.client, s.admin = client, kadm.NewClient(client)
+	s.topics = newTopicCache(s.admin)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.inFlight, s.streams = make(slots, s.limits.MaxInFlight), make(slots, s.limits.MaxStreams)
+	s.readers, s.tails = make(slots, s.limits.MaxReaders), make(slots, s.limits.MaxTails)
+	s.http = &http.Server{Handler: s.handler(), ReadHeaderTimeout: s.limits.HeaderTime, IdleTimeout: s.limits.IdleTime, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	return s, nil
+}
+
+// Serve answers requests on ln until Shutdown.
+func (s *Server) Serve(ln net.Listener) error {
+	err := s.http.Serve(ln)
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve HTTP: %w", err)
+}
+
+// Shutdown ends streams at once and lets other requests finish while ctx
+// lasts; then it closes the connections. A second call does nothing.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.cancel()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("shut down HTTP: %w", err), s.http.Close())
+	}
+	s.close.Do(s.client.Close)
+	return err
+}
+
+// slots counts what is at work.
+type slots chan struct{}
+
+// take takes a slot if one is free; give it back with release.
+func (s slots) take() bool {
+	select {
+	case s <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s slots) release() { <-s }
+
+// route is one line of the table of routes.
+type route struct {
+	pattern string // METHOD /path of http.ServeMux
+	slots   slots
+	serve   func(http.ResponseWriter, *http.Request) error
+}
+
+func (s *Server) routes() []route {
+	return []route{
+		{"POST /api/v1/topics/{topic}/messages", nil, s.produce},
+		{"GET /api/v1/topics/{topic}/messages", s.readers, s.read},
+	}
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, r := range s.routes() {
+		mux.HandleFunc(r.pattern, s.guard(r))
+	}
+	return fallback{mux}
+}
+
+// guard bounds what is at work and turns errors into answers.
+func (s *Server) guard(r route) http.HandlerFunc {
+	return func(w http.ResponseWriter, req *http.Request) {
+		if r.slots != nil {
+			if !r.slots.take() {
+				writeError(w, errBusy)
+				return
+			}
+			defer r.slots.release()
+		}
+		if err := r.serve(w, req); err != nil {
+			writeError(w, err)
+		}
+	}
+}
+
+// fallback answers what no route takes in the envelope of all errors.
+type fallback struct{ mux *http.ServeMux }
+
+func (f fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if _, pattern := f.mux.Handler(r); pattern != "" {
+		f.mux.ServeHTTP(w, r)
+		return
+	}
+	probe := &statusOnly{header: http.Header{}}
+	f.mux.ServeHTTP(probe, r)
+	for _, h := range []string{"Allow", "Location"} {
+		if v := probe.header.Get(h); v != "" {
+			w.Header().Set(h, v)
+		}
+	}
+	if probe.status/100 == 3 {
+		w.WriteHeader(probe.status)
+		return
+	}
+	writeError(w, statusError(cmp.Or(probe.status, http.StatusNotFound)))
+}
+
+// statusOnly keeps what the mux would answer.
+type statusOnly struct {
+	header http.Header
+	status int
+}
+
+func (s *statusOnly) Header() http.Header         { return s.header }
+func (s *statusOnly) Write(b []byte) (int, error) { return len(b), nil }
+func (s *statusOnly) WriteHeader(status int)      { s.status = status }
+
+// partitioner keeps a partition that the request chose and leaves the others
+// (Partition -1) to the one inside.
+type partitioner struct{ inner kgo.Partitioner }
+
+func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
+	return &topicPartitioner{p.inner.ForTopic(topic)}
+}
+
+type topicPartitioner struct{ kgo.TopicPartitioner }
+
+func (p *topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
+	return r.Partition >= 0 || p.TopicPartitioner.RequiresConsistency(r)
+}
+
+func (p *topicPartitioner) Partition(r *kgo.Record, n int) int {
+	if r.Partition >= 0 {
+		return int(r.Partition)
+	}
+	return p.TopicPartitioner.Partition(r, n)
+}
+
+// OnNewBatch lets the sticky partitioner go on to another partition.
+func (p *topicPartitioner) OnNewBatch() {
+	if t, ok := p.TopicPartitioner.(kgo.TopicPartitionerOnNewBatch); ok {
+		t.OnNewBatch()
+	}
+}
