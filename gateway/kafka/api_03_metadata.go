@@ -82,9 +82,12 @@ func (s *Server) metadataFor(ctx context.Context, r *kmsg.MetadataRequest, t *km
 	}
 	var created *broker.Topic
 	var err error
-	if *t.Topic == broker.OffsetsTopic {
+	switch {
+	case *t.Topic == broker.OffsetsTopic:
 		created, err = s.b.Groups().Ensure(ctx)
-	} else {
+	case broker.IsInternal(*t.Topic):
+		err = broker.ErrUnknownTopic
+	default:
 		created, err = s.b.CreateTopic(ctx, metadata.CreateTopic{Name: *t.Topic, Partitions: -1, ReplicationFactor: -1})
 	}
 	if errors.Is(err, metadata.ErrTopicExists) {

@@ -80,7 +80,7 @@ func codes() []struct {
 // checkInternal refuses changes that a client wants of an internal topic, which
 // only the agent itself may make: records, and how many partitions there are.
 func checkInternal(topic string) error {
-	if topic == broker.OffsetsTopic {
+	if broker.IsInternal(topic) {
 		return fmt.Errorf("%w: %s is internal", metadata.ErrInvalidTopic, topic)
 	}
 	return nil

@@ -417,8 +417,13 @@ func TestInternalTopic(t *testing.T) {
 	dt.Version = 6
 	dt.Topics = append(dt.Topics, kmsg.DeleteTopicsRequestTopic{TopicID: internal.ID})
 	wantCode(t, "delete", ask[*kmsg.DeleteTopicsResponse](w, dt).Topics[0].ErrorCode, kerr.InvalidTopicException)
-	if err := checkInternal(broker.OffsetsTopic); !errors.Is(err, metadata.ErrInvalidTopic) || checkInternal("__other") != nil {
-		t.Errorf("internal: %v", err)
+	for _, name := range []string{broker.OffsetsTopic, "__transaction_state"} {
+		if err := checkInternal(name); !errors.Is(err, metadata.ErrInvalidTopic) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := checkInternal("__other"); err != nil {
+		t.Errorf("a topic whose name begins with __: %v", err)
 	}
 	md := kmsg.NewPtrMetadataRequest()
 	md.Version = 1
@@ -428,6 +433,8 @@ func TestInternalTopic(t *testing.T) {
 	h.b.mu.Unlock()
 	md.Topics = append(md.Topics, kmsg.MetadataRequestTopic{Topic: &name})
 	ask[*kmsg.MetadataResponse](w, md)
+	name = "__transaction_state"
+	wantCode(t, "metadata of a topic that there is not yet", ask[*kmsg.MetadataResponse](w, md).Topics[0].ErrorCode, kerr.UnknownTopicOrPartition)
 	h.b.mu.Lock()
 	defer h.b.mu.Unlock()
 	if h.b.groups.ensured.Load() != 1 || len(h.b.created) != 0 {

@@ -278,6 +278,7 @@ func TestGroupInternals(t *testing.T) {
 	if r, err := adm.CreateTopic(ctx, 1, 1, nil, internal); !errors.Is(errors.Join(err, r.Err), kerr.InvalidTopicException) {
 		t.Errorf("creation: %v, %v", err, r.Err)
 	}
+	numbers(t, n, "__mine", 1, 0, 10) // Kafka keeps two names for itself, not the prefix
 	numbers(t, n, "short", 1, 0, 10)
 	commit := func() {
 		t.Helper()
@@ -305,6 +306,9 @@ func TestGroupInternals(t *testing.T) {
 	all, err := adm.ListTopicsWithInternal(ctx)
 	if d := all[internal]; err != nil || !d.IsInternal || len(d.Partitions) != 5 {
 		t.Errorf("the internal topic is told as %+v, %v", d, err)
+	}
+	if d := all["__mine"]; d.IsInternal || len(d.Partitions) != 1 {
+		t.Errorf("a topic of a client is told as %+v", d)
 	}
 	at := func(group string) int64 {
 		t.Helper()

@@ -128,6 +128,18 @@ func TestGroupsAreKept(t *testing.T) {
 	if err != nil || len(list) != 21 {
 		t.Errorf("listed %d groups, %v", len(list), err)
 	}
+	sum, first := map[string]int64{}, 0
+	g.Committed(func(o group.Committed) bool {
+		if o.Topic != "logs" || o.TopicID != group.TopicID(topic.ID) || o.CommitTime.IsZero() {
+			t.Errorf("committed: %+v", o)
+		}
+		sum[o.GroupID] += o.Offset
+		return true
+	})
+	g.Committed(func(group.Committed) bool { first++; return false })
+	if s := g.Stats(); s.Offsets != 1060 || s.Groups[group.Empty] != 21 || len(sum) != 21 || sum["large"] != 5000 || sum["g7"] != 3*1907 || first != 1 {
+		t.Errorf("offsets of all groups: %+v, %v, %d yielded to one that wants one", s, sum, first)
+	}
 }
 
 // A write that fails is told to the client, who may try again; what was written

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -204,7 +203,7 @@ func (v *view) add(t *Topic, parts []*Partition) {
 }
 
 func topicOf(t *metadata.Topic) *Topic {
-	return &Topic{Name: t.Name, ID: t.ID, Partitions: t.Partitions, Internal: strings.HasPrefix(t.Name, "__"), Configs: t.Configs, Config: t.Config}
+	return &Topic{Name: t.Name, ID: t.ID, Partitions: t.Partitions, Internal: IsInternal(t.Name), Configs: t.Configs, Config: t.Config}
 }
 
 // dropTopic makes the partitions of a deleted topic refuse everything; their

@@ -18,6 +18,14 @@ import (
 // committed offsets. Clients may read it; only Groups writes it.
 const OffsetsTopic = "__consumer_offsets"
 
+// TransactionsTopic is the name that Kafka keeps for the state of transactions.
+const TransactionsTopic = "__transaction_state"
+
+// IsInternal tells whether a topic is the cluster's own: clients are told so,
+// and may not make, write, change or delete it. As in Kafka these are two names;
+// others that begin with __ are like any.
+func IsInternal(topic string) bool { return topic == OffsetsTopic || topic == TransactionsTopic }
+
 // GroupOptions of the consumer groups; zero values mean the defaults.
 type GroupOptions struct {
 	// Partitions of OffsetsTopic when it is created; default 50.
