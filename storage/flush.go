@@ -259,7 +259,9 @@ func (l *Log) diskError(what string, err error) error {
 
 // diskError tells a full disk, which passes, from a failed one, which does not.
 func (s *Store) diskError(err error) error {
-	if !errors.Is(err, syscall.ENOSPC) {
+	if errors.Is(err, syscall.ENOSPC) {
+		s.noSpace.Store(&noSpace{time.Now(), err})
+	} else {
 		s.fail(err)
 	}
 	return err

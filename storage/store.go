@@ -41,6 +41,8 @@ type Store struct {
 	closed bool
 	err    error
 
+	noSpace atomic.Pointer[noSpace] // the last one
+
 	cleanKick chan struct{}
 	quit      chan struct{}
 	wg        sync.WaitGroup
@@ -324,6 +326,25 @@ const fullMargin = 1 << 20
 // DiskFull reports whether appends wait, or soon will, for the disk budget.
 func (s *Store) DiskFull() bool {
 	return s.opts.DiskBudget > 0 && s.DiskUsed()+fullMargin > s.opts.DiskBudget
+}
+
+// noSpaceFor is how long a write that found no space counts: those that failed
+// are tried again every second.
+const noSpaceFor = 3 * time.Second
+
+// NoSpace returns the error of a write that the file system had no space for
+// within the last seconds, else nil. Appends wait when ring and memory are full.
+func (s *Store) NoSpace() error {
+	if f := s.noSpace.Load(); f != nil && time.Since(f.at) < noSpaceFor {
+		return f.err
+	}
+	return nil
+}
+
+// noSpace is a write that failed with ENOSPC.
+type noSpace struct {
+	at  time.Time
+	err error
 }
 
 // DiskBudget returns the configured bound, 0 for none.

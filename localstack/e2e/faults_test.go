@@ -84,6 +84,12 @@ const (
 // again and again, because the block cache is small.
 func newFixture(t *testing.T, e minio.Endpoint, driver string, partitions int32, producers int, args ...string) *fixture {
 	t.Helper()
+	return newFixtureOn(t, "", e, driver, partitions, producers, args...)
+}
+
+// newFixtureOn is newFixture with the node's disk in a directory.
+func newFixtureOn(t *testing.T, disk string, e minio.Endpoint, driver string, partitions int32, producers int, args ...string) *fixture {
+	t.Helper()
 	addr := freeAddr(t)
 	proxy, err := faultproxy.New(addr, e.URL)
 	if err != nil {
@@ -99,7 +105,7 @@ func newFixture(t *testing.T, e minio.Endpoint, driver string, partitions int32,
 	url, env := bucketOn(through, driver)
 	f := &fixture{t: t, proxy: proxy, load: newLoad(faultTopic, partitions, producers),
 		budget: tailMemory + readMemory + cacheMemory + int64(producers)*loadRequest}
-	f.node = NewNode(t, NodeOptions{Env: env, Args: append(append(memoryArgs(), "--bucket", url, "--cache-size", "16MiB", "--retention-interval", "500ms"), args...)})
+	f.node = NewNode(t, NodeOptions{Disk: disk, Env: env, Args: append(append(memoryArgs(), "--bucket", url, "--cache-size", "16MiB", "--retention-interval", "500ms"), args...)})
 	createTopic(t, f.node, faultTopic, partitions, map[string]string{"segment.bytes": "1048576", "local.retention.bytes": "2097152"})
 	return f
 }

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,6 +37,7 @@ const (
 type NodeOptions struct {
 	Args []string // of serve, behind those that NewNode gives
 	Env  []string // KEY=VALUE beside the environment
+	Disk string   // directory to put the data directory in; a temporary one otherwise
 }
 
 // Node is one `cirrolog serve` on loopback ports that stay the same over its
@@ -66,7 +68,7 @@ func NewNode(t testing.TB, o NodeOptions) *Node {
 func idleNode(t testing.TB, o NodeOptions) *Node {
 	t.Helper()
 	dir := t.TempDir()
-	n := &Node{t: t, o: o, Dir: filepath.Join(dir, "data"), log: filepath.Join(dir, "node.log"), Kafka: freeAddr(t), Admin: freeAddr(t), HTTP: freeAddr(t)}
+	n := &Node{t: t, o: o, Dir: filepath.Join(cmp.Or(o.Disk, dir), "data"), log: filepath.Join(dir, "node.log"), Kafka: freeAddr(t), Admin: freeAddr(t), HTTP: freeAddr(t)}
 	testenv.Binary(t) // builds it outside the time limits below
 	t.Cleanup(func() {
 		if n.Running() {

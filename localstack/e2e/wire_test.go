@@ -43,12 +43,18 @@ func (w wire) request(req kmsg.Request) kmsg.Response {
 // produce sends one batch, as it is, to partition 0 of a topic with acks=all.
 func (w wire) produce(topic string, b []byte) (offset, appendTime int64, err error) {
 	w.t.Helper()
+	return w.produceWithin(topic, b, 30*time.Second)
+}
+
+// produceWithin is produce with a timeout of the request.
+func (w wire) produceWithin(topic string, b []byte, timeout time.Duration) (offset, appendTime int64, err error) {
+	w.t.Helper()
 	part := kmsg.NewProduceRequestTopicPartition()
 	part.Records = b
 	t := kmsg.NewProduceRequestTopic()
 	t.Topic, t.Partitions = topic, []kmsg.ProduceRequestTopicPartition{part}
 	req := kmsg.NewPtrProduceRequest()
-	req.Acks, req.TimeoutMillis, req.Topics = -1, 30_000, []kmsg.ProduceRequestTopic{t}
+	req.Acks, req.TimeoutMillis, req.Topics = -1, int32(timeout.Milliseconds()), []kmsg.ProduceRequestTopic{t}
 	p := w.request(req).(*kmsg.ProduceResponse).Topics[0].Partitions[0]
 	return p.BaseOffset, p.LogAppendTime, kerr.ErrorForCode(p.ErrorCode)
 }

@@ -89,6 +89,9 @@ func (a *Agent) diskCheck() error {
 	if a.store.DiskFull() {
 		return fmt.Errorf("disk budget used up, producers wait: %d of %d bytes", a.store.DiskUsed(), a.store.DiskBudget())
 	}
+	if err := a.store.NoSpace(); err != nil {
+		return fmt.Errorf("the disk is full, free some space, it goes on by itself: %w", err)
+	}
 	return nil
 }
 
