@@ -88,7 +88,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.yes, "yes", false, "do not ask before destructive actions")
 	serve := a.serveCmd()
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return knownVariables(os.Environ(), serve.Flags()) }
-	root.AddCommand(serve, a.gatewayCmd(), a.topicCmd(), a.produceCmd(), a.consumeCmd(), a.replayCmd(), a.segmentCmd(), a.benchCmd(), a.doctorCmd(), a.versionCmd())
+	root.AddCommand(serve, a.gatewayCmd(), a.topicCmd(), a.produceCmd(), a.consumeCmd(), a.replayCmd(), a.groupCmd(), a.segmentCmd(), a.benchCmd(), a.doctorCmd(), a.versionCmd())
 	return root
 }
 

@@ -43,6 +43,8 @@ func TestMistakes(t *testing.T) {
 	}{
 		{args: "topic lss", code: exitUsage, want: "unknown verb \"lss\", the nearest is `cirrolog topic ls`"},
 		{args: "topic", code: exitUsage, want: "needs a verb"},
+		{args: "group describ x", code: exitUsage, want: "the nearest is `cirrolog group describe`"},
+		{args: "group offset-delete g", code: exitUsage, want: "--topic"},
 		{args: "segment dmp x", code: exitUsage, want: "the nearest is `cirrolog segment dump`"},
 		{args: "bench e2", code: exitUsage, want: "the nearest is `cirrolog bench e2e`"},
 		{args: "tpoic ls", code: exitUsage, want: "topic"},
@@ -88,6 +90,7 @@ func TestOutputs(t *testing.T) {
 		"segment ls orders", "replay orders --plan", "version", "doctor --data-dir " + dir,
 		"bench produce -d 100ms --size 100 -t b1", "bench consume -d 100ms --size 100B -t b2", "bench e2e -d 200ms --rate 100 -t b3",
 		"topic create made-%s -p 2", "topic create dry --dry-run",
+		"group reset g --topic orders --to-latest --yes", "group ls", "group describe g", "group offset-delete g --topic orders --dry-run",
 	} {
 		for _, form := range []string{"json", "yaml", "table"} {
 			args := strings.Fields(strings.ReplaceAll(v, "%s", form))
