@@ -17,6 +17,7 @@ import (
 const (
 	zstdWindow = 8 << 20  // bytes of the largest window
 	zstdMemory = 64 << 20 // bytes of a frame that is decoded at once
+	zstdBodies = 64       // at work; each holds up to a window
 )
 
 var (
@@ -35,7 +36,12 @@ type body struct {
 // openBody decodes Content-Encoding. limit bounds the bytes before and after.
 // stall is the time between two reads; 0: the whole body has Limits.BodyTime.
 func (s *Server) openBody(w http.ResponseWriter, r *http.Request, limit int64, stall time.Duration) (*body, error) {
-	raw := &deadlineReader{r: http.MaxBytesReader(w, r.Body, limit), rc: http.NewResponseController(w), stall: stall}
+	enc := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding")))
+	before := limit
+	if enc != "" && enc != "identity" {
+		before += limit/64 + 1024 // what does not compress grows
+	}
+	raw := &deadlineReader{r: http.MaxBytesReader(w, r.Body, before), rc: http.NewResponseController(w), stall: stall}
 	if stall == 0 {
 		_ = raw.rc.SetReadDeadline(time.Now().Add(s.limits.BodyTime)) // the test recorder has none
 	}
@@ -45,7 +51,7 @@ func (s *Server) openBody(w http.ResponseWriter, r *http.Request, limit int64, s
 			_ = raw.rc.SetReadDeadline(time.Time{})
 		}
 	}
-	switch enc := strings.ToLower(strings.TrimSpace(r.Header.Get("Content-Encoding"))); enc {
+	switch enc {
 	case "", "identity":
 	case "gzip", "x-gzip":
 		z, err := gzip.NewReader(raw)
@@ -54,13 +60,17 @@ func (s *Server) openBody(w http.ResponseWriter, r *http.Request, limit int64, s
 		}
 		b.r = z
 	case "zstd":
+		if !s.zstds.take() {
+			return nil, errBusy
+		}
 		z, err := zstd.NewReader(raw, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderMaxMemory(zstdMemory))
 		if err != nil {
+			s.zstds.release()
 			return nil, decodeError(err)
 		}
 		b.r = z
 		reset := b.close
-		b.close = func() { z.Close(); reset() }
+		b.close = func() { z.Close(); s.zstds.release(); reset() }
 	default:
 		return nil, fail(415, "Content-Encoding %q: want gzip, zstd or identity.", enc)
 	}
@@ -69,10 +79,7 @@ func (s *Server) openBody(w http.ResponseWriter, r *http.Request, limit int64, s
 
 // decodeError tells damage of the encoding from errors of the connection.
 func decodeError(err error) error {
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		if errors.Is(err, io.EOF) {
-			return fmt.Errorf("%w: %w", errEncoding, err)
-		}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok || errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errEncoding, err)

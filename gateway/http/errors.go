@@ -82,6 +82,8 @@ func kafkaError(err error) *apiError {
 		return fail(codeUnauthorized, "%v", err)
 	case errors.Is(err, kerr.InvalidTimestamp), errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.PolicyViolation):
 		return fail(40002, "%v", err)
+	case errors.Is(err, kgo.ErrMaxBuffered):
+		return errBusy
 	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries), errors.Is(err, context.DeadlineExceeded):
 		return fail(codeKafkaRetriable, "The brokers did not answer in time: %v", err)
 	}
@@ -110,6 +112,9 @@ func writeError(w http.ResponseWriter, err error) {
 	h.Set("Content-Type", "application/json")
 	if st := e.status(); st == http.StatusTooManyRequests || st == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "1")
+	}
+	if e.status() == http.StatusRequestTimeout {
+		h.Set("Connection", "close") // the rest of the body may still come
 	}
 	w.WriteHeader(e.status())
 	_ = json.NewEncoder(w).Encode(e)

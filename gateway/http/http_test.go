@@ -208,33 +208,76 @@ func TestLines(t *testing.T) {
 	same(t, "read by cursor", got.String(), all)
 }
 
-// TestBadLines: every bad line is told by its number and the others are stored.
+// TestBadLines: the answer tells which line is wrong and how many are stored,
+// and nothing after the line is.
 func TestBadLines(t *testing.T) {
 	g := start(t, httpgate.Limits{})
 	g.topic("bad", 1)
 	const path = "/api/v1/topics/bad/messages"
-	body := strings.Join([]string{`{"a":1}`, `{"a":`, "", `"x` + "\xff" + `"`, `{"a":1} {"b":2}`, strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000),
-		`"` + strings.Repeat("x", 1_400_000) + `"`, `"` + strings.Repeat("y", 1_100_000) + `"`, `{"z":26}`}, "\n")
-	got := g.want(200, `{"done":true,"lines":8,"produced":2,"failed":6}`, "POST", path+"?report=errors", body, "Content-Type", ndjson)
-	var codes []string
-	for _, row := range strings.Split(strings.TrimSpace(got), "\n") {
-		var r struct {
-			Line int
-			Code int `json:"error_code"`
+	for i, c := range []struct {
+		line, records string
+		code          int
+	}{
+		{line: `{"a":`, code: 42203},
+		{line: `"x` + "\xff" + `"`, code: 42203},
+		{line: `"x` + "\x00" + `"`, code: 42203},
+		{line: `{"a":1} {"b":2}`, code: 42203},
+		{line: strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000), code: 42203},
+		{line: `"` + strings.Repeat("x", 1_400_000) + `"`, code: 413},
+		{line: `"` + strings.Repeat("y", 1_100_000) + `"`, code: 413},
+		{line: `1`, records: "&format=records", code: 42203},
+		{line: `{"valve":1}`, records: "&format=records", code: 42203},
+		{line: `{"value":1,"value":2}`, records: "&format=records", code: 42203},
+		{line: `{"value":1,"\u0076alue":2}`, records: "&format=records", code: 42203},
+		{line: `{"key":"\ud800"}`, records: "&format=records", code: 42203},
+		{line: `{"key":1}`, records: "&format=records", code: 42203},
+		{line: `{"key":"a","key_base64":"YQ=="}`, records: "&format=records", code: 42203},
+		{line: `{"value_base64":"_"}`, records: "&format=records", code: 42206},
+		{line: `{"partition":-1}`, records: "&format=records", code: 42203},
+		{line: `{"partition":1e9}`, records: "&format=records", code: 42203},
+		{line: `{"partition":7}`, records: "&format=records", code: 40402},
+		{line: `{"timestamp":1e400}`, records: "&format=records", code: 42203},
+		{line: `{"headers":[{"value":"x"}]}`, records: "&format=records", code: 42203},
+		{line: `{"headers":[1]}`, records: "&format=records", code: 42203},
+	} {
+		good := `{"value":"v"}`
+		body := strings.Join([]string{good, "", good, c.line, good, good}, "\n")
+		got := g.want(200, `{"done":false,"lines":3,"produced":2,"failed":1,"line":4,"error_code":`+fmt.Sprint(c.code)+`,`, "POST", path+"?report=errors"+c.records, body, "Content-Type", ndjson)
+		if rows := strings.Count(got, "\n"); rows != 2 || !strings.HasPrefix(got, `{"line":4,"error_code":`) {
+			t.Errorf("line %.40q: %d rows: %.300s", c.line, rows, got)
 		}
-		if err := json.Unmarshal([]byte(row), &r); err != nil {
-			t.Fatal(err)
+		if p := g.page(path + "?last=1"); p.Messages[0].Offset != int64(2*i+1) {
+			t.Errorf("line %.40q: the last offset is %d, want %d", c.line, p.Messages[0].Offset, 2*i+1)
 		}
-		codes = append(codes, fmt.Sprint(r.Line, ":", r.Code))
 	}
-	if s := strings.Join(codes, " "); s != "2:42203 4:42203 5:42203 6:42203 7:413 8:413 0:0" {
-		t.Errorf("codes: %s", s)
+	g.want(200, `{"done":true,"lines":3,"produced":3,"failed":0}`, "POST", path,
+		`{"a":1,"a":2}`+"\r\n"+`123456789012345678901234567890e999999`+"\n"+`"\u0000\ud800"`, "Content-Type", ndjson)
+	if p := g.page(path + "?last=3"); *p.Messages[0].Value != `{"a":1,"a":2}` || *p.Messages[1].Value != `123456789012345678901234567890e999999` || *p.Messages[2].Value != `"\u0000\ud800"` {
+		t.Errorf("values: %+v", p.Messages)
 	}
-	g.want(200, `"produced":1,"failed":0`, "POST", path+"?format=records", `{"key":"k","value":{"a":[1]},"headers":[{"key":"h","value":"v"}]}`, "Content-Type", ndjson)
-	g.want(200, `"failed":1`, "POST", path+"?format=records", `{"valve":1}`, "Content-Type", ndjson)
-	p := g.page(path + "?last=1")
-	if m := p.Messages[0]; *m.Value != `{"a":[1]}` || *m.Key != "k" || m.Headers[0].Value != "v" {
-		t.Errorf("record: %+v", m)
+}
+
+// TestRecordLines: what a bounded read gives can be sent again and is the same.
+func TestRecordLines(t *testing.T) {
+	g := start(t, httpgate.Limits{})
+	g.topic("from", 1)
+	g.topic("to", 1)
+	lines := []string{
+		`{"key":"k","value":{"a":[1]},"headers":[{"key":"h","value":"v"},{"key":"n","value":null},{"key":"b","value_base64":"/w=="}],"timestamp":1700000000000}`,
+		`{"key":null,"value":null}`,
+		`{"key_base64":"/wA=","value_base64":"gA=="}`,
+		`{"key":"","value":"\u0000\"\\\n\u2028\ud83d\ude00 é","partition":0}`,
+	}
+	g.want(200, `"produced":4`, "POST", "/api/v1/topics/from/messages?format=records", strings.Join(lines, "\n"), "Content-Type", ndjson)
+	first := g.want(200, "", "GET", "/api/v1/topics/from/messages?format=ndjson", "")
+	g.want(200, `"produced":4`, "POST", "/api/v1/topics/to/messages?format=records", first, "Content-Type", ndjson)
+	second := g.want(200, "", "GET", "/api/v1/topics/to/messages?format=ndjson", "")
+	if second = strings.ReplaceAll(second, `"topic":"to"`, `"topic":"from"`); first != second || strings.Count(first, "\n") != 4 {
+		t.Errorf("sent again: %s\nfirst: %s", second, first)
+	}
+	p := g.page("/api/v1/topics/to/messages")
+	if m := p.Messages; *m[0].Value != `{"a":[1]}` || *m[0].Key != "k" || len(m[0].Headers) != 3 || m[1].Value != nil || *m[2].Value64 != "gA==" || *m[3].Value != "\x00\"\\\n\u2028\U0001F600 é" || *m[3].Key != "" {
+		t.Errorf("records: %+v", m)
 	}
 }
 
@@ -257,12 +300,16 @@ func TestBadRequests(t *testing.T) {
 		{404, `"error_code":40401`, "POST", "/api/v1/topics/a%2Fb/messages", "x", nil},
 		{404, `"error_code":40402`, "POST", path + "?partition=2", "x", nil},
 		{400, `partition`, "POST", path + "?partition=x", "x", nil},
-		{413, `"error_code":413`, "POST", path, strings.Repeat("x", 1_100_000), nil},
+		{413, `"error_code":413`, "POST", path, strings.Repeat("x", 1_000_001), nil},
+		{413, `"error_code":413`, "POST", path + "?key=long", strings.Repeat("x", 1_000_000), nil},
+		{200, `"offset"`, "POST", path, strings.Repeat("x", 1_000_000), nil},
 		{413, `"error_code":413`, "POST", path, bomb.String(), []string{"Content-Encoding", "gzip"}},
 		{400, `"error_code":400`, "POST", path, "no gzip", []string{"Content-Encoding", "gzip"}},
 		{400, `"error_code":400`, "POST", path, "no zstd", []string{"Content-Encoding", "zstd"}},
 		{415, `"error_code":415`, "POST", path, "x", []string{"Content-Encoding", "br"}},
 		{415, `"error_code":415`, "POST", path, "{}", []string{"Content-Type", "application/cloudevents+json"}},
+		{415, `"error_code":415`, "POST", path, "{}", []string{"Content-Type", "application/vnd.kafka.json.v2+json"}},
+		{415, `"error_code":415`, "POST", path, "{}", []string{"Content-Type", "multipart/form-data; boundary=x"}},
 		{200, `"done":false,"lines":0,"produced":0,"failed":0,"error_code":413`, "POST", path, bomb.String(), []string{"Content-Encoding", "gzip", "Content-Type", ndjson}},
 		{404, `"error_code":404`, "GET", "/nothing", "", nil},
 		{405, `"error_code":405`, "DELETE", path, "", nil},

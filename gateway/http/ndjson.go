@@ -4,71 +4,88 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
+	"strconv"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 const (
 	mediaNDJSON   = "application/x-ndjson"
 	maxLine       = 1_400_000 // bytes; a record in Base64
-	linesInFlight = 1024      // of one body
+	linesInFlight = 4096      // of one body
 	lineBuffer    = 64 << 10  // bytes
+	answerBuffer  = 16 << 10  // bytes
 )
 
-// lineResult is the answer to one line, in the order of the lines.
+// lineResult is a line at work. Results are answered in the order of the lines.
 type lineResult struct {
-	Line      int64  `json:"line"` // from 1
-	Partition *int32 `json:"partition,omitempty"`
-	Offset    *int64 `json:"offset,omitempty"`
-	Code      int    `json:"error_code,omitempty"`
-	Message   string `json:"message,omitempty"`
-
-	rec  *kgo.Record
+	line int64 // from 1
+	rec  kgo.Record
 	err  error
-	done chan struct{} // closed when rec is stored or err is set
+	done atomic.Bool // rec is stored or err is set
 }
 
 // streamEnd is the last line of the answer; an answer without it is cut.
 type streamEnd struct {
-	Done     bool   `json:"done"`  // the body was read to its end
-	Lines    int64  `json:"lines"` // read, without empty ones
+	Done     bool   `json:"done"`  // the body was read to its end, every line is stored
+	Lines    int64  `json:"lines"` // that were read, without empty ones
 	Produced int64  `json:"produced"`
 	Failed   int64  `json:"failed"`
+	Line     int64  `json:"line,omitempty"` // the first that failed
 	Code     int    `json:"error_code,omitempty"`
 	Message  string `json:"message,omitempty"`
+}
+
+// lineFormat is what the parameters format and report of an NDJSON body say.
+type lineFormat struct {
+	records bool // lines are records, not values
+	all     bool // every line is answered, not only failed ones
+}
+
+func lineFormatOf(q url.Values) (lineFormat, error) {
+	f := lineFormat{records: q.Get("format") == "records", all: q.Get("report") != "errors"}
+	if v := q.Get("format"); v != "" && v != "records" && v != "values" {
+		return f, fail(400, "format %q: want values or records.", v)
+	}
+	if v := q.Get("report"); v != "" && v != "errors" && v != "all" {
+		return f, fail(400, "report %q: want all or errors.", v)
+	}
+	return f, nil
 }
 
 // lineStream is an NDJSON body at work: one goroutine reads lines and hands
 // them to the client, another writes the answers.
 type lineStream struct {
+	lineFormat
 	s        *Server
 	template *kgo.Record
-	records  bool // lines are records, not values
-	all      bool // every line is answered, not only failed ones
+	topic    kadm.TopicDetail
+	block    []byte // from which values are cut
+	results  []lineResult
 	pending  chan *lineResult
+	wake     chan struct{} // something is done
+	failed   atomic.Bool   // a line was refused by the brokers: read no more
 	end      streamEnd
 }
 
 // produceLines stores every line of the body as a record and answers line by
-// line while it reads.
+// line while it reads. It stops at the first line that is wrong.
 func (s *Server) produceLines(w http.ResponseWriter, r *http.Request) error {
-	q := r.URL.Query()
-	l := &lineStream{s: s, records: q.Get("format") == "records", all: q.Get("report") != "errors", pending: make(chan *lineResult, linesInFlight)}
-	if f := q.Get("format"); f != "" && f != "records" && f != "values" {
-		return fail(400, "format %q: want values or records.", f)
-	}
-	if f := q.Get("report"); f != "" && f != "errors" && f != "all" {
-		return fail(400, "report %q: want all or errors.", f)
-	}
+	l := &lineStream{s: s, pending: make(chan *lineResult, linesInFlight), wake: make(chan struct{}, 1)}
 	var err error
-	if l.template, err = s.template(r); err != nil {
+	if l.lineFormat, err = lineFormatOf(r.URL.Query()); err != nil {
+		return err
+	}
+	if l.template, l.topic, err = s.template(r); err != nil {
 		return err
 	}
 	b, err := s.openBody(w, r, s.limits.MaxStream, s.limits.StallTime)
@@ -87,7 +104,7 @@ func (s *Server) produceLines(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			cancel() // nobody reads the answers: no more lines
 			for p := range l.pending {
-				<-p.done
+				l.wait(p)
 			}
 		}
 		written <- err
@@ -95,61 +112,93 @@ func (s *Server) produceLines(w http.ResponseWriter, r *http.Request) error {
 	readErr := l.read(stop, bufio.NewReaderSize(b, lineBuffer))
 	close(l.pending)
 	if err := <-written; err != nil {
-		return nil // the connection is broken
+		b.bad = true // the connection is broken: don't wait for its rest
+		return nil
 	}
-	l.end.Done = readErr == nil
+	l.end.Done = readErr == nil && l.end.Failed == 0
 	if readErr != nil {
-		e := toAPI(readErr)
-		l.end.Code, l.end.Message = e.Code, e.Message
+		if l.end.Code == 0 { // the body ended before its end
+			e := toAPI(readErr)
+			l.end.Code, l.end.Message = e.Code, e.Message
+		}
+		b.bad = true
 	}
 	_ = json.NewEncoder(w).Encode(l.end)
 	return nil
 }
 
-// answer writes the results in order until pending is closed.
-func (l *lineStream) answer(w http.ResponseWriter, rc *http.ResponseController) error {
-	out := bufio.NewWriterSize(w, 16<<10)
-	enc := json.NewEncoder(out)
-	flush := func() error {
-		_ = rc.SetWriteDeadline(time.Now().Add(l.s.limits.StallTime))
-		return errors.Join(out.Flush(), rc.Flush())
+// wait returns when p is done.
+func (l *lineStream) wait(p *lineResult) {
+	for !p.done.Load() {
+		<-l.wake
 	}
-	for p := range l.pending {
-		select {
-		case <-p.done:
-		default:
-			if err := flush(); err != nil { // while there is nothing to write
-				<-p.done
-				return err
-			}
-			<-p.done
-		}
-		if p.err != nil {
-			e := toAPI(p.err)
-			p.Code, p.Message = e.Code, e.Message
-			l.end.Failed++
-		} else {
-			p.Partition, p.Offset = &p.rec.Partition, &p.rec.Offset
-			l.end.Produced++
-			if !l.all {
-				continue
-			}
-		}
-		if out.Available() < 512 {
-			_ = rc.SetWriteDeadline(time.Now().Add(l.s.limits.StallTime))
-		}
-		if err := enc.Encode(p); err != nil {
-			return err
-		}
-	}
-	return flush()
 }
 
-// read produces line after line until the body ends. A line without a newline
-// counts only at the end of a whole body: a cut one may be half of what was meant.
+// answer writes the results in order until pending is closed.
+func (l *lineStream) answer(w http.ResponseWriter, rc *http.ResponseController) error {
+	buf := make([]byte, 0, answerBuffer)
+	write := func() error {
+		if len(buf) == 0 {
+			return nil
+		}
+		_ = rc.SetWriteDeadline(time.Now().Add(l.s.limits.StallTime))
+		_, err := w.Write(buf)
+		buf = buf[:0]
+		return err
+	}
+	for p := range l.pending {
+		if !p.done.Load() {
+			err := write() // while there is nothing else to do
+			if err == nil {
+				err = rc.Flush()
+			}
+			l.wait(p)
+			if err != nil {
+				return err
+			}
+		}
+		if buf = l.result(buf, p); len(buf) > answerBuffer-1024 {
+			if err := write(); err != nil {
+				return err
+			}
+		}
+	}
+	return write()
+}
+
+// result adds the answer to one line and counts it.
+func (l *lineStream) result(buf []byte, p *lineResult) []byte {
+	if p.err == nil {
+		if l.end.Produced++; !l.all {
+			return buf
+		}
+		return appendStored(buf, p.line, p.rec.Partition, p.rec.Offset)
+	}
+	e := toAPI(p.err)
+	if l.end.Failed++; l.end.Failed == 1 {
+		l.end.Line, l.end.Code, l.end.Message = p.line, e.Code, e.Message
+	}
+	buf = strconv.AppendInt(append(buf, `{"line":`...), p.line, 10)
+	buf = strconv.AppendInt(append(buf, `,"error_code":`...), int64(e.Code), 10)
+	return append(appendString(append(buf, `,"message":`...), e.Message), "}\n"...)
+}
+
+// appendStored adds the answer to a line that is stored.
+func appendStored(buf []byte, line int64, partition int32, offset int64) []byte {
+	buf = strconv.AppendInt(append(buf, `{"line":`...), line, 10)
+	buf = strconv.AppendInt(append(buf, `,"partition":`...), int64(partition), 10)
+	return append(strconv.AppendInt(append(buf, `,"offset":`...), offset, 10), "}\n"...)
+}
+
+var errLine = errors.New("a line is wrong")
+
+// read produces line after line until the body ends or a line is wrong. A line
+// without a newline counts only at the end of a whole body: a cut one may be
+// half of what was meant.
 func (l *lineStream) read(ctx context.Context, in *bufio.Reader) error {
+	var scratch []byte
 	for n := int64(1); ; n++ {
-		line, long, err := readLine(in)
+		line, long, err := readLine(in, &scratch)
 		if err != nil && err != io.EOF {
 			return err
 		}
@@ -158,7 +207,9 @@ func (l *lineStream) read(ctx context.Context, in *bufio.Reader) error {
 		}
 		if line = bytes.TrimSpace(line); len(line) > 0 || long {
 			l.end.Lines++
-			l.line(ctx, n, line, long)
+			if !l.line(n, line, long) || l.failed.Load() {
+				return errLine
+			}
 		}
 		if err == io.EOF {
 			return nil
@@ -166,167 +217,87 @@ func (l *lineStream) read(ctx context.Context, in *bufio.Reader) error {
 	}
 }
 
-// line hands one line to the client. It waits when too much is in flight.
-func (l *lineStream) line(ctx context.Context, n int64, line []byte, long bool) {
-	p := &lineResult{Line: n, done: make(chan struct{})}
+// line hands one line to the client, or tells that it is wrong. It waits when
+// too much is in flight.
+func (l *lineStream) line(n int64, line []byte, long bool) bool {
+	if len(l.results) == 0 {
+		l.results = make([]lineResult, 64)
+	}
+	p := &l.results[0]
+	l.results = l.results[1:]
+	p.line, p.rec = n, *l.template
 	if long {
 		p.err = fail(413, "The line has more than %d bytes.", maxLine)
 	} else {
-		p.rec, p.err = l.record(line)
+		p.err = parseLine(l.keep(line), l.records, &p.rec)
 	}
+	if p.err == nil {
+		p.err = checkRecord(&p.rec, l.topic)
+	}
+	wrong := p.err != nil
+	p.done.Store(wrong)
 	l.pending <- p
-	if p.err != nil {
-		close(p.done)
-		return
+	if wrong {
+		return false
 	}
-	l.s.client.Produce(context.WithoutCancel(ctx), p.rec, func(_ *kgo.Record, err error) {
-		p.err = err
-		close(p.done)
+	l.s.client.Produce(l.s.delivery.context(), &p.rec, func(_ *kgo.Record, err error) {
+		if p.err = err; err != nil {
+			l.failed.Store(true)
+		}
+		p.done.Store(true)
+		select {
+		case l.wake <- struct{}{}:
+		default: // one is on its way
+		}
 	})
+	return true
 }
 
-// readLine reads up to a newline. Of a line with more than maxLine bytes it
-// keeps nothing.
-func readLine(in *bufio.Reader) (line []byte, long bool, err error) {
-	for {
-		part, err := in.ReadSlice('\n')
-		if long = long || len(line)+len(part) > maxLine; long {
-			line = nil
-		} else {
-			line = append(line, part...)
-		}
-		if err != bufio.ErrBufferFull {
-			return line, long, err
-		}
+// keep copies a line into memory that lasts as long as its record.
+func (l *lineStream) keep(line []byte) []byte {
+	if len(line) > lineBuffer/4 {
+		return bytes.Clone(line)
 	}
+	if len(l.block)+len(line) > cap(l.block) {
+		l.block = make([]byte, 0, lineBuffer)
+	}
+	at := len(l.block)
+	l.block = append(l.block, line...)
+	return l.block[at:len(l.block):len(l.block)]
 }
 
-// jsonRecord is a record as bounded reads give it and NDJSON with
-// format=records takes it. Bytes that are no UTF-8 are in the _base64 fields.
-type jsonRecord struct {
-	Topic       string          `json:"topic,omitempty"`
-	Partition   *int32          `json:"partition,omitempty"`
-	Offset      *int64          `json:"offset,omitempty"`
-	Timestamp   *int64          `json:"timestamp,omitempty"` // ms
-	Key         *string         `json:"key"`
-	KeyBase64   *string         `json:"key_base64,omitempty"`
-	Value       json.RawMessage `json:"value"`
-	ValueBase64 *string         `json:"value_base64,omitempty"`
-	Headers     []jsonHeader    `json:"headers,omitempty"`
-}
-
-type jsonHeader struct {
-	Key         string  `json:"key"`
-	Value       *string `json:"value"`
-	ValueBase64 *string `json:"value_base64,omitempty"`
-}
-
-// record makes the record of a line.
-func (l *lineStream) record(line []byte) (*kgo.Record, error) {
-	rec := *l.template
-	if !utf8.Valid(line) {
-		return nil, fail(codeJSON, "The line is not UTF-8.")
+// readLine reads up to a newline. The line is valid until the next call. Of a
+// line with more than maxLine bytes nothing is kept.
+func readLine(in *bufio.Reader, scratch *[]byte) (line []byte, long bool, err error) {
+	line, err = in.ReadSlice('\n')
+	if err != bufio.ErrBufferFull {
+		return line, false, err
 	}
-	if !l.records {
-		if !json.Valid(line) {
-			return nil, fail(codeJSON, "The line is not one JSON value.")
-		}
-		rec.Value = line
-		return &rec, nil
-	}
-	var j jsonRecord
-	dec := json.NewDecoder(bytes.NewReader(line))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&j); err != nil {
-		return nil, fail(codeJSON, "The line is not a record: %v", err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, fail(codeJSON, "The line has more than one JSON value.")
-	}
-	return &rec, j.into(&rec)
-}
-
-// into sets what j has; its topic and offset do not count.
-func (j *jsonRecord) into(rec *kgo.Record) (err error) {
-	if j.Partition != nil {
-		if *j.Partition < 0 {
-			return fail(codeNoPartition, "Partition not found.")
-		}
-		rec.Partition = *j.Partition
-	}
-	if j.Timestamp != nil {
-		rec.Timestamp = time.UnixMilli(*j.Timestamp)
-	}
-	if j.Key != nil || j.KeyBase64 != nil {
-		if rec.Key, err = stringOrBase64(j.Key, j.KeyBase64); err != nil {
-			return err
+	*scratch = append((*scratch)[:0], line...)
+	for err == bufio.ErrBufferFull {
+		line, err = in.ReadSlice('\n')
+		if long = long || len(*scratch)+len(line) > maxLine; !long {
+			*scratch = append(*scratch, line...)
 		}
 	}
+	if long {
+		return nil, true, err
+	}
+	return *scratch, false, err
+}
+
+// parseLine makes the record of a line, which rec keeps. rec is the template's
+// copy. The checks stay correct for bytes of any kind: what comes here is not
+// trusted.
+func parseLine(line []byte, records bool, rec *kgo.Record) error {
 	switch {
-	case j.ValueBase64 != nil:
-		rec.Value, err = stringOrBase64(nil, j.ValueBase64)
-	case len(j.Value) > 0 && j.Value[0] == '"':
-		var s string
-		err = json.Unmarshal(j.Value, &s)
-		rec.Value = []byte(s)
-	case string(j.Value) != "null":
-		rec.Value = j.Value
+	case !utf8.Valid(line):
+		return fail(codeJSON, "The line is not UTF-8.")
+	case !json.Valid(line):
+		return fail(codeJSON, "The line is not one JSON value.")
+	case records:
+		return parseRecord(line, rec)
 	}
-	if err != nil {
-		return err
-	}
-	rec.Headers = rec.Headers[:len(rec.Headers):len(rec.Headers)]
-	for _, h := range j.Headers {
-		v, err := stringOrBase64(h.Value, h.ValueBase64)
-		if err != nil {
-			return err
-		}
-		rec.Headers = append(rec.Headers, kgo.RecordHeader{Key: h.Key, Value: v})
-	}
+	rec.Value = line
 	return nil
-}
-
-func stringOrBase64(s, b64 *string) ([]byte, error) {
-	if b64 != nil {
-		b, err := base64.StdEncoding.DecodeString(*b64)
-		if err != nil {
-			return nil, fail(codePayload, "data=%.40s is not a base64 string.", *b64)
-		}
-		return b, nil
-	}
-	if s == nil {
-		return nil, nil
-	}
-	return []byte(*s), nil
-}
-
-// newJSONRecord describes a record that was read.
-func newJSONRecord(r *kgo.Record) jsonRecord {
-	ms := r.Timestamp.UnixMilli()
-	j := jsonRecord{Topic: r.Topic, Partition: &r.Partition, Offset: &r.Offset, Timestamp: &ms, Value: json.RawMessage("null")}
-	j.Key, j.KeyBase64 = split(r.Key)
-	if s, b64 := split(r.Value); s != nil {
-		j.Value, _ = json.Marshal(*s) // a string has no error
-	} else {
-		j.ValueBase64 = b64
-	}
-	for _, h := range r.Headers {
-		jh := jsonHeader{Key: h.Key}
-		jh.Value, jh.ValueBase64 = split(h.Value)
-		j.Headers = append(j.Headers, jh)
-	}
-	return j
-}
-
-// split gives bytes as a string, or in Base64 if they are no UTF-8.
-func split(b []byte) (s, b64 *string) {
-	if b == nil {
-		return nil, nil
-	}
-	if utf8.Valid(b) {
-		v := string(b)
-		return &v, nil
-	}
-	v := base64.StdEncoding.EncodeToString(b)
-	return nil, &v
 }

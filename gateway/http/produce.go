@@ -34,16 +34,22 @@ func (s *Server) produce(w http.ResponseWriter, r *http.Request) error {
 	slots, serve := s.inFlight, s.produceRaw
 	media := mediaType(r)
 	switch {
-	case media == "application/x-ndjson", media == "application/ndjson", media == "application/jsonl":
+	case isNDJSON(media):
 		slots, serve = s.streams, s.produceLines
 	case strings.HasPrefix(media, "application/cloudevents"), r.Header.Get("Ce-Specversion") != "":
 		return fail(415, "CloudEvents are not supported.")
+	case strings.HasPrefix(media, "multipart/"), strings.HasPrefix(media, "application/vnd.kafka."):
+		return fail(415, "Content-Type %.80q: the body is stored as it is, so it can't be a form or records of another dialect; send the bytes themselves, or lines as %s.", media, mediaNDJSON)
 	}
 	if !slots.take() {
 		return errBusy
 	}
 	defer slots.release()
 	return serve(w, r)
+}
+
+func isNDJSON(media string) bool {
+	return media == mediaNDJSON || media == "application/ndjson" || media == "application/jsonl"
 }
 
 func mediaType(r *http.Request) string {
@@ -55,44 +61,69 @@ func mediaType(r *http.Request) string {
 }
 
 func (s *Server) produceRaw(w http.ResponseWriter, r *http.Request) error {
-	rec, err := s.template(r)
+	rec, t, err := s.template(r)
 	if err != nil {
 		return err
 	}
 	if rec.Value, err = s.readAll(w, r, min(s.limits.MaxBody, maxRecord)); err != nil {
 		return err
 	}
+	if err := checkRecord(rec, t); err != nil {
+		return err
+	}
 	// A client that goes away leaves a record that is stored or not; it can't
 	// be called back.
-	if err := s.client.ProduceSync(context.WithoutCancel(r.Context()), rec).FirstErr(); err != nil {
+	if err := s.store(s.delivery.context(), rec); err != nil {
 		return err
 	}
 	return writeJSON(w, mediaJSON, produced{rec.Topic, rec.Partition, rec.Offset, rec.Timestamp.UnixMilli()})
 }
 
+// store produces records and waits for all of them. It fails at once when too
+// much is on its way to the brokers.
+func (s *Server) store(ctx context.Context, recs ...*kgo.Record) error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(recs))
+	for i, rec := range recs {
+		wg.Add(1)
+		s.client.TryProduce(ctx, rec, func(_ *kgo.Record, err error) {
+			errs[i] = err
+			wg.Done()
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // template is a record with what the request says of all its records: topic,
 // key, partition (-1: by the key, or any) and headers.
-func (s *Server) template(r *http.Request) (*kgo.Record, error) {
+func (s *Server) template(r *http.Request) (*kgo.Record, kadm.TopicDetail, error) {
 	rec := &kgo.Record{Topic: r.PathValue("topic"), Partition: -1}
+	var none kadm.TopicDetail
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, fail(400, "The query can't be decoded.")
+		return nil, none, fail(400, "The query can't be decoded.")
 	}
 	if q.Has("key") {
 		rec.Key = []byte(q.Get("key"))
 	}
 	if q.Has("key_base64") {
 		if rec.Key, err = base64.StdEncoding.DecodeString(q.Get("key_base64")); err != nil {
-			return nil, fail(400, "key_base64 is not Base64.")
+			return nil, none, fail(400, "key_base64 is not Base64.")
 		}
 	}
 	t, err := s.topics.get(r.Context(), rec.Topic)
 	if err != nil {
-		return nil, err
+		return nil, none, err
 	}
 	if q.Has("partition") {
 		if rec.Partition, err = partitionOf(t, q.Get("partition")); err != nil {
-			return nil, err
+			return nil, none, err
 		}
 	}
 	for name, values := range r.Header {
@@ -102,7 +133,7 @@ func (s *Server) template(r *http.Request) (*kgo.Record, error) {
 			}
 		}
 	}
-	return rec, nil
+	return rec, t, nil
 }
 
 // partitionOf checks the number of a partition.
@@ -182,3 +213,26 @@ func validTopic(name string) bool {
 		return c != '.' && c != '_' && c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
 	}) < 0
 }
+
+// deliveries gives records the time in which they must be stored. (The
+// client's own setting counts from the record's timestamp, which users choose.)
+type deliveries struct {
+	limit time.Duration
+	mu    sync.Mutex
+	ctx   context.Context
+	until time.Time // of handing ctx out
+}
+
+// context ends limit from now, or up to deliverySlack later: it is shared.
+func (d *deliveries) context() context.Context {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now := time.Now(); d.ctx == nil || now.After(d.until) {
+		ctx, cancel := context.WithTimeout(context.Background(), d.limit+deliverySlack)
+		context.AfterFunc(ctx, cancel)
+		d.ctx, d.until = ctx, now.Add(deliverySlack)
+	}
+	return d.ctx
+}
+
+const deliverySlack = time.Second

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -42,13 +43,6 @@ type span struct {
 	next, end map[int32]int64
 }
 
-// readAnswer is the answer of a bounded read.
-type readAnswer struct {
-	Messages []jsonRecord `json:"messages"`
-	Next     string       `json:"next"` // the cursor for what follows
-	More     bool         `json:"more"` // there is more already
-}
-
 // read is the bounded read: what is there now, up to limit and max_bytes.
 func (s *Server) read(w http.ResponseWriter, r *http.Request) error {
 	q, err := url.ParseQuery(r.URL.RawQuery)
@@ -82,23 +76,51 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer := readAnswer{Messages: make([]jsonRecord, 0, len(recs)), Next: sp.cursor(), More: sp.more()}
-	for _, rec := range recs {
-		answer.Messages = append(answer.Messages, newJSONRecord(rec))
+	return s.answerRead(w, sp, recs, format == "ndjson")
+}
+
+// answerRead writes {"messages":[…],"next":CURSOR,"more":…}, or lines.
+func (s *Server) answerRead(w http.ResponseWriter, sp *span, recs []*kgo.Record, lines bool) error {
+	out := &stallWriter{w: w, rc: http.NewResponseController(w), stall: s.limits.StallTime}
+	buf := make([]byte, 0, 2*answerBuffer)
+	sep := ","
+	if lines {
+		w.Header().Set("Content-Type", mediaNDJSON)
+		w.Header().Set("X-Next-Cursor", sp.cursor())
+		sep = "\n"
+	} else {
+		w.Header().Set("Content-Type", mediaJSON)
+		buf = append(buf, `{"messages":[`...)
 	}
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.limits.StallTime))
-	if format != "ndjson" {
-		return writeJSON(w, mediaJSON, answer)
-	}
-	w.Header().Set("Content-Type", mediaNDJSON)
-	w.Header().Set("X-Next-Cursor", answer.Next)
-	enc := json.NewEncoder(w)
-	for i := range answer.Messages {
-		if err := enc.Encode(&answer.Messages[i]); err != nil {
-			break // the client is gone
+	for i, rec := range recs {
+		if buf = appendRecord(buf, rec); lines || i < len(recs)-1 {
+			buf = append(buf, sep...)
+		}
+		if len(buf) >= answerBuffer {
+			if _, err := out.Write(buf); err != nil {
+				return nil // the client is gone: nobody to tell
+			}
+			buf = buf[:0]
 		}
 	}
+	if !lines {
+		buf = append(append(append(buf, `],"next":"`...), sp.cursor()...), `","more":`...)
+		buf = append(strconv.AppendBool(buf, sp.more()), "}\n"...)
+	}
+	_, _ = out.Write(buf)
 	return nil
+}
+
+// stallWriter gives every write the time stall.
+type stallWriter struct {
+	w     io.Writer
+	rc    *http.ResponseController
+	stall time.Duration
+}
+
+func (s *stallWriter) Write(p []byte) (int, error) {
+	_ = s.rc.SetWriteDeadline(time.Now().Add(s.stall))
+	return s.w.Write(p)
 }
 
 // number takes a parameter from 0 to most.

@@ -56,26 +56,28 @@ func (l Limits) withDefaults() Limits {
 
 const (
 	maxHeader      = 32 << 10  // bytes of a request's header
-	maxRecord      = 1_000_000 // bytes of a record; the client's batch has 1,000,012
+	maxRecord      = 1_000_000 // bytes of a record: key, value and headers
+	maxBatch       = 1_048_576 // bytes of a batch; topics take 12 more unless configured otherwise
 	maxBuffered    = 64 << 20  // bytes of records on their way to the brokers
 	metadataMaxAge = time.Minute
 )
 
 // Server is a gateway. All methods are safe for concurrent use.
 type Server struct {
-	limits Limits
-	log    *slog.Logger
-	kafka  []kgo.Opt // of every client
-	client *kgo.Client
-	admin  *kadm.Client
-	topics *topicCache
-	http   *http.Server
+	limits   Limits
+	log      *slog.Logger
+	kafka    []kgo.Opt // of every client
+	client   *kgo.Client
+	admin    *kadm.Client
+	topics   *topicCache
+	delivery deliveries
+	http     *http.Server
 
 	ctx    context.Context // ends at Shutdown: streams and reads stop
 	cancel context.CancelFunc
 	close  sync.Once
 
-	inFlight, streams, readers, tails slots
+	inFlight, streams, readers, tails, zstds slots
 }
 
 // New makes a gateway. It connects when the first request comes.
@@ -90,16 +92,18 @@ func New(o Options) (*Server, error) {
 	}
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil)}), kgo.ProducerLinger(time.Millisecond),
-		kgo.MaxBufferedBytes(maxBuffered), kgo.MaxBufferedRecords(100_000), kgo.RecordDeliveryTimeout(s.limits.DeliveryTime),
+		kgo.MaxBufferedBytes(maxBuffered), kgo.ProducerBatchMaxBytes(maxBatch), kgo.MaxBufferedRecords(100_000),
 	}, s.kafka...)...)
 	if err != nil {
 		return nil, fmt.Errorf("make Kafka client: %w", err)
 	}
 	s.client, s.admin = client, kadm.NewClient(client)
 	s.topics = newTopicCache(s.admin)
+	s.delivery.limit = s.limits.DeliveryTime
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.inFlight, s.streams = make(slots, s.limits.MaxInFlight), make(slots, s.limits.MaxStreams)
 	s.readers, s.tails = make(slots, s.limits.MaxReaders), make(slots, s.limits.MaxTails)
+	s.zstds = make(slots, zstdBodies)
 	s.http = &http.Server{Handler: s.handler(), ReadHeaderTimeout: s.limits.HeaderTime, IdleTimeout: s.limits.IdleTime, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	return s, nil
@@ -163,9 +167,14 @@ func (s *Server) handler() http.Handler {
 	return fallback{mux}
 }
 
-// guard bounds what is at work and turns errors into answers.
+// guard bounds what is at work and turns errors into answers. The deadline of a
+// write stays with the connection, so each request begins without one and
+// leaves one behind for what is still buffered.
 func (s *Server) guard(r route) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
+		rc := http.NewResponseController(w)
+		_ = rc.SetWriteDeadline(time.Time{})
+		defer func() { _ = rc.SetWriteDeadline(time.Now().Add(s.limits.StallTime)) }()
 		if r.slots != nil {
 			if !r.slots.take() {
 				writeError(w, errBusy)
@@ -196,6 +205,10 @@ func (f fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if probe.status/100 == 3 {
 		w.WriteHeader(probe.status)
+		return
+	}
+	if r.Method == http.MethodOptions && probe.status == http.StatusMethodNotAllowed {
+		w.WriteHeader(http.StatusNoContent) // Allow is the answer
 		return
 	}
 	writeError(w, statusError(cmp.Or(probe.status, http.StatusNotFound)))
