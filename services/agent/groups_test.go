@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -19,10 +20,24 @@ import (
 // the next.
 func startGroups(t *testing.T, dir string) (g *broker.Groups, b *broker.Broker, stop func()) {
 	t.Helper()
+	a, stop := groupAgent(t, dir, nil, nil)
+	return a.broker.Groups(), a.broker, stop
+}
+
+// groupAgent is startGroups with other settings and a log.
+func groupAgent(t testing.TB, dir string, change func(*Config), log io.Writer) (a *Agent, stop func()) {
+	t.Helper()
 	cfg := testConfig(t)
 	cfg.DataDir = dir
 	cfg.Groups.Partitions, cfg.Groups.Config.InitialRebalanceDelay, cfg.Groups.Config.MinSessionTimeout = 3, 0, 100*time.Millisecond
-	a, err := Start(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if change != nil {
+		change(&cfg)
+	}
+	logger := slog.New(slog.DiscardHandler)
+	if log != nil {
+		logger = slog.New(slog.NewTextHandler(log, nil))
+	}
+	a, err := Start(t.Context(), cfg, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +49,7 @@ func startGroups(t *testing.T, dir string) (g *broker.Groups, b *broker.Broker, 
 		}
 	})
 	t.Cleanup(stop)
-	return a.broker.Groups(), a.broker, stop
+	return a, stop
 }
 
 // commit commits offset at for partitions 0 to n-1 of the topic.
