@@ -66,9 +66,9 @@ func TestGroupsDamagedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	produceGroupRecords(t, b, "g",
-		batch.Record{Key: []byte{0}, Value: []byte("x")},                                              // no version
-		batch.Record{Key: []byte{0, 1, 0, 9, 'g'}, Value: []byte("x")},                                // a cut offset key
-		batch.Record{Key: []byte{0, 2, 0, 1, 'g'}, Value: []byte{0, 3, 0, 8, 'c'}},                    // a cut group
+		batch.Record{Key: []byte{0}, Value: []byte("x")},                                               // no version
+		batch.Record{Key: []byte{0, 1, 0, 9, 'g'}, Value: []byte("x")},                                 // a cut offset key
+		batch.Record{Key: []byte{0, 2, 0, 1, 'g'}, Value: []byte{0, 3, 0, 8, 'c'}},                     // a cut group
 		batch.Record{Key: []byte{0, 2, 0, 1, 'g'}, Value: append([]byte{0, 3}, make([]byte, 9000)...)}, // one with bytes behind it
 		batch.Record{Key: []byte{0, 3, 0, 1, 'g'}, Value: []byte("of another protocol")})
 	if err := commit(t, g, "g", topic, 2, 6, ""); err != nil {
