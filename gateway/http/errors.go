@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -109,7 +110,9 @@ func jsonError(err error) error {
 func writeError(w http.ResponseWriter, err error) {
 	e := toAPI(err)
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
+	if !strings.HasPrefix(h.Get("Content-Type"), "application/vnd.kafka.") {
+		h.Set("Content-Type", mediaJSON)
+	}
 	if st := e.status(); st == http.StatusTooManyRequests || st == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "1")
 	}

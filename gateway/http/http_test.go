@@ -32,11 +32,14 @@ type gate struct {
 	admin *kadm.Client
 }
 
-func start(t *testing.T, limits httpgate.Limits) *gate {
+func start(t *testing.T, limits httpgate.Limits, options ...func(*agent.Config)) *gate {
 	t.Helper()
 	cfg := agent.Default()
 	cfg.DataDir, cfg.KafkaAddr, cfg.AdminAddr, cfg.HTTPAddr = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", ""
 	cfg.WALSize, cfg.MemoryTail, cfg.ReadMemory, cfg.CacheMemory = 32<<20, 16<<20, 16<<20, 128<<20
+	for _, o := range options {
+		o(&cfg)
+	}
 	a, err := agent.Start(t.Context(), cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -93,6 +96,12 @@ func (g *gate) do(method, path string, body io.Reader, headers ...string) (int, 
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
+	return g.send(req)
+}
+
+// send makes a request and checks its answer against the OpenAPI document.
+func (g *gate) send(req *http.Request) (int, string, http.Header) {
+	g.t.Helper()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		g.t.Fatal(err)

@@ -35,6 +35,7 @@ type Limits struct {
 	MaxStreams   int           // NDJSON bodies at work; 128
 	MaxReaders   int           // readers of the past: bounded reads and tails that catch up; 64
 	MaxTails     int           // SSE clients; 20,000
+	MaxDecoded   int64         // bytes that all v2 bodies that are decoded take; 256 MiB
 	BodyTime     time.Duration // for a body that is read as a whole; 60 s
 	StallTime    time.Duration // between two reads of a streamed body, and for one write; 30 s
 	HeaderTime   time.Duration // 10 s
@@ -47,7 +48,7 @@ func (l Limits) withDefaults() Limits {
 	return Limits{
 		MaxBody: cmp.Or(l.MaxBody, 8<<20), MaxStream: cmp.Or(l.MaxStream, 1<<30),
 		MaxInFlight: cmp.Or(l.MaxInFlight, 512), MaxStreams: cmp.Or(l.MaxStreams, 128),
-		MaxReaders: cmp.Or(l.MaxReaders, 64), MaxTails: cmp.Or(l.MaxTails, 20_000),
+		MaxReaders: cmp.Or(l.MaxReaders, 64), MaxTails: cmp.Or(l.MaxTails, 20_000), MaxDecoded: cmp.Or(l.MaxDecoded, 256<<20),
 		BodyTime: cmp.Or(l.BodyTime, time.Minute), StallTime: cmp.Or(l.StallTime, 30*time.Second),
 		HeaderTime: cmp.Or(l.HeaderTime, 10*time.Second), IdleTime: cmp.Or(l.IdleTime, 2*time.Minute),
 		Heartbeat: cmp.Or(l.Heartbeat, 15*time.Second), DeliveryTime: cmp.Or(l.DeliveryTime, 30*time.Second),
@@ -78,6 +79,10 @@ type Server struct {
 	close  sync.Once
 
 	inFlight, streams, readers, tails, zstds slots
+
+	rules    rulesCache // of the v2 dialect, as what follows
+	v2Memory budget
+	ready    readiness
 }
 
 // New makes a gateway. It connects when the first request comes.
@@ -100,6 +105,8 @@ func New(o Options) (*Server, error) {
 	s.client, s.admin = client, kadm.NewClient(client)
 	s.topics = newTopicCache(s.admin)
 	s.delivery.limit = s.limits.DeliveryTime
+	s.rules = rulesCache{admin: s.admin, known: map[string]cachedRules{}}
+	s.v2Memory.left.Store(s.limits.MaxDecoded)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.inFlight, s.streams = make(slots, s.limits.MaxInFlight), make(slots, s.limits.MaxStreams)
 	s.readers, s.tails = make(slots, s.limits.MaxReaders), make(slots, s.limits.MaxTails)
@@ -153,10 +160,10 @@ type route struct {
 }
 
 func (s *Server) routes() []route {
-	return []route{
+	return append([]route{
 		{"POST /api/v1/topics/{topic}/messages", nil, s.produce},
 		{"GET /api/v1/topics/{topic}/messages", s.readers, s.read},
-	}
+	}, s.v2Routes()...)
 }
 
 func (s *Server) handler() http.Handler {
