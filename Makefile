@@ -5,7 +5,7 @@ export PATH := $(BIN):$(PATH)
 GO ?= go
 FUZZTIME ?= 60s
 
-.PHONY: run build test race fuzz crash faults fresh mutants bench bench-kafka lint deps services-up services-down
+.PHONY: run build test race fuzz crash faults fresh mutants bench bench-kafka scale lint deps services-up services-down
 
 build:
 	$(GO) build -o bin/cirrolog ./services/cirrolog
@@ -59,3 +59,10 @@ services-up: deps
 
 services-down:
 	@./localstack/services.sh down
+
+# scale measures one node with many partitions, and Apache Kafka with 5,000
+# (needs java and mvn), for docs/performance.md. SCALE chooses the columns:
+# SERVER:PARTITIONS[xTOPICS].
+scale: deps
+	SCALE=$${SCALE:-ours:10000,ours:10000x100,ours:100000,ours:100000x1000,kafka:5000} SCALE_OUT=$${SCALE_OUT:-.cache/scale.md} \
+		$(GO) test -count=1 -timeout 120m -run TestScaleTable -v ./localstack/e2e
