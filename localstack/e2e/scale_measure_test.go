@@ -238,7 +238,7 @@ func (m *measuring) fetching() {
 	const polls = 200
 	m.mark()
 	for range polls {
-		r, n, err = s.poll(nil, 0, 0)
+		_, n, err = s.poll(nil, 0, 0)
 		m.check("idle fetch", err)
 	}
 	took, used = m.spent()
