@@ -1,0 +1,487 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/cirrolog/cirrolog/localstack/minio"
+)
+
+// relay passes TCP connections on to a server, the answers not faster than a
+// rate in all; they do not pass through this process's memory.
+type relay struct {
+	ln     net.Listener
+	target string
+	rate   atomic.Int64 // bytes per second, 0 for no bound
+	wg     sync.WaitGroup
+
+	mu   sync.Mutex
+	next time.Time // when the next bytes may pass
+	open map[net.Conn]bool
+}
+
+const relayChunk = 128 << 10
+
+func startRelay(t *testing.T, target string) *relay {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{ln: ln, target: strings.TrimPrefix(target, "http://"), open: map[net.Conn]bool{}}
+	r.wg.Go(r.accept)
+	t.Cleanup(func() {
+		_ = ln.Close()
+		r.mu.Lock()
+		for c := range r.open {
+			_ = c.Close()
+		}
+		r.mu.Unlock()
+		r.wg.Wait()
+	})
+	return r
+}
+
+func (r *relay) url() string { return "http://" + r.ln.Addr().String() }
+
+func (r *relay) keep(c net.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open[c] = true
+}
+
+func (r *relay) shut(conns ...net.Conn) {
+	for _, c := range conns {
+		_ = c.Close()
+		r.mu.Lock()
+		delete(r.open, c)
+		r.mu.Unlock()
+	}
+}
+
+func (r *relay) accept() {
+	for {
+		down, err := r.ln.Accept()
+		if err != nil {
+			return
+		}
+		up, err := net.Dial("tcp", r.target)
+		if err != nil {
+			_ = down.Close()
+			continue
+		}
+		r.keep(up)
+		r.keep(down)
+		r.wg.Go(func() {
+			_, _ = io.Copy(up, down)
+			r.shut(up, down)
+		})
+		r.wg.Go(func() {
+			for {
+				r.wait()
+				if n, err := io.CopyN(down, up, relayChunk); n == 0 || err != nil {
+					break
+				}
+			}
+			r.shut(up, down)
+		})
+	}
+}
+
+// wait waits until a chunk may pass.
+func (r *relay) wait() {
+	rate := r.rate.Load()
+	if rate == 0 {
+		return
+	}
+	r.mu.Lock()
+	now := time.Now()
+	if r.next.Before(now.Add(-20 * time.Millisecond)) { // what was not used is gone
+		r.next = now
+	}
+	at := r.next
+	r.next = at.Add(time.Duration(relayChunk) * time.Second / time.Duration(rate))
+	r.mu.Unlock()
+	time.Sleep(time.Until(at))
+}
+
+const (
+	coldTopic      = "cold"
+	coldPartitions = 4
+	coldValue      = 16 << 10
+	coldRange      = 8 << 20 // of the plain loop's GETs
+	coldParallel   = 16
+)
+
+// cold is the measurement of a replay from the bucket.
+type cold struct {
+	t     *testing.T
+	e     minio.Endpoint
+	n     *Node
+	relay *relay
+	bytes int64 // of the objects
+	keys  []object
+}
+
+type object struct {
+	key  string
+	size int64
+}
+
+// TestColdReplay measures: a replay of COLD_MIB MiB that are only in the bucket
+// by Fetch, beside a plain loop of parallel ranged GETs on the same store, with
+// the store's rate capped to COLD_RATE MiB/s and without; and what produce
+// requests wait meanwhile. It asserts nothing but that all came: `make bench-cold`.
+func TestColdReplay(t *testing.T) {
+	size, err := strconv.Atoi(os.Getenv("COLD_MIB"))
+	if err != nil {
+		t.Skip("skipped: a measurement, run by `make bench-cold`")
+	}
+	rate, err := strconv.Atoi(os.Getenv("COLD_RATE"))
+	if err != nil {
+		t.Fatalf("COLD_RATE: %v", err)
+	}
+	c := &cold{t: t, e: minio.Start(t)}
+	c.relay = startRelay(t, c.e.URL)
+	through := c.e
+	through.URL = c.relay.url()
+	url, env := bucketOn(through, "s3")
+	c.n = NewNode(t, NodeOptions{Env: env, Args: []string{"--bucket", url, "--retention-interval", "500ms", "--cache-size", "256MiB"}})
+	c.fill(int64(size) << 20)
+	t.Logf("%d MiB in %d objects", c.bytes>>20, len(c.keys))
+	t.Logf("| store | GET loop MB/s | replay MB/s | ratio | node CPU-s/GiB | machine | produce p99 without | with | ratio |")
+	for round := range 3 {
+		for _, mib := range []int{rate, 0} {
+			c.relay.rate.Store(int64(mib) << 20)
+			c.round(round, mib)
+		}
+	}
+}
+
+func (c *cold) round(round, mib int) {
+	var loop, replay float64
+	var u usage
+	_, quiet := c.produceWhile(func() { time.Sleep(5 * time.Second) })
+	var busy time.Duration
+	measureReplay := func() {
+		c.forget()
+		u.begin(c.t, c.n)
+		stop := c.profile()
+		defer stop()
+		_, busy = c.produceWhile(func() { replay = c.replay() })
+		u.end(c.t, c.n)
+	}
+	if round%2 == 0 {
+		loop = c.loop()
+		measureReplay()
+	} else {
+		measureReplay()
+		loop = c.loop()
+	}
+	store := "uncapped"
+	if mib > 0 {
+		store = fmt.Sprintf("%d MiB/s", mib)
+	}
+	c.t.Logf("| %s | %.0f | %.0f | %.2f | %.2f | %.2f cores | %v | %v | %.2f |", store, loop/1e6, replay/1e6, replay/loop,
+		u.cpu/(float64(c.bytes)/(1<<30)), u.machine, quiet, busy, float64(busy)/float64(quiet))
+}
+
+// profile takes a CPU profile of the node's next 3 seconds into the file COLD_PROFILE.
+func (c *cold) profile() (wait func()) {
+	path := os.Getenv("COLD_PROFILE")
+	if path == "" {
+		return func() {}
+	}
+	var g group
+	g.Go(func() error {
+		resp, err := http.Get("http://" + c.n.Admin + "/debug/pprof/profile?seconds=3")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return errors.Join(err, os.WriteFile(path, b, 0o600))
+	})
+	return func() {
+		if err := g.Wait(); err != nil {
+			c.t.Error(err)
+		}
+	}
+}
+
+// usage is the CPU that the node and the machine took.
+type usage struct {
+	cpu, machine float64 // seconds; cores
+	node0, all0  float64
+	at           time.Time
+}
+
+func cpuOf(t *testing.T, pid int) (node, all float64) {
+	t.Helper()
+	const hz = 100
+	sum := func(path string, from, to int) (ticks float64) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, _, _ := strings.Cut(string(b), "\n")
+		if i := strings.LastIndexByte(line, ')'); i >= 0 {
+			line = line[i+1:]
+		}
+		for i, f := range strings.Fields(line) {
+			if i >= from && i < to && i != 4 && i != 5 { // idle and iowait of /proc/stat
+				v, err := strconv.ParseFloat(f, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ticks += v
+			}
+		}
+		return ticks / hz
+	}
+	return sum(fmt.Sprintf("/proc/%d/stat", pid), 11, 13), sum("/proc/stat", 1, 8)
+}
+
+func (u *usage) begin(t *testing.T, n *Node) {
+	u.node0, u.all0 = cpuOf(t, n.Pid())
+	u.at = time.Now()
+}
+
+func (u *usage) end(t *testing.T, n *Node) {
+	node, all := cpuOf(t, n.Pid())
+	u.cpu, u.machine = node-u.node0, (all-u.all0)/time.Since(u.at).Seconds()
+}
+
+// fill writes the topic and waits until all of it is only in the bucket.
+func (c *cold) fill(size int64) {
+	t := c.t
+	createTopic(t, c.n, coldTopic, coldPartitions, map[string]string{"segment.bytes": "67108864", "local.retention.bytes": "0"})
+	createTopic(t, c.n, goodTopic, 1, nil)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.n.Kafka), kgo.DefaultProduceTopic(coldTopic), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()),
+		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(1<<20), kgo.MaxBufferedBytes(64<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	blob := make([]byte, coldValue)
+	for i := range blob {
+		blob[i] = byte(i * i >> 3)
+	}
+	for range size / coldValue {
+		cl.Produce(context.Background(), &kgo.Record{Value: blob}, func(_ *kgo.Record, err error) {
+			if err != nil {
+				t.Errorf("produce: %v", err)
+			}
+		})
+	}
+	if err := cl.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	c.n.API(http.MethodPost, "/v1/topics/"+coldTopic+"/roll", nil)
+	eventually(t, time.Minute, "all only in the bucket", func() bool {
+		for _, s := range c.n.Storage(coldTopic) {
+			if s.LocalStart < s.HighWatermark {
+				return false
+			}
+		}
+		return true
+	})
+	for _, s := range c.n.Segments(coldTopic) {
+		if s.Key != "" {
+			c.keys = append(c.keys, object{s.Key, s.Bytes})
+			c.bytes += s.Bytes
+		}
+	}
+}
+
+// forget makes the node's cache cold.
+func (c *cold) forget() {
+	c.n.Stop()
+	if err := os.RemoveAll(filepath.Join(c.n.Dir, "cache")); err != nil {
+		c.t.Fatal(err)
+	}
+	c.n.Start()
+}
+
+// loop reads all objects by ranged GETs, some at once, and returns bytes per second.
+func (c *cold) loop() float64 {
+	cl := awss3.New(awss3.Options{BaseEndpoint: aws.String(c.relay.url()), Region: "us-east-1", UsePathStyle: true,
+		Credentials: credentials.NewStaticCredentialsProvider(c.e.AccessKey, c.e.SecretKey, "")})
+	type part struct {
+		object
+		at int64
+	}
+	parts := make(chan part)
+	var g group
+	var got atomic.Int64
+	began := time.Now()
+	for range coldParallel {
+		g.Go(func() error {
+			for p := range parts {
+				out, err := cl.GetObject(context.Background(), &awss3.GetObjectInput{Bucket: &c.e.Bucket, Key: aws.String("main/job/" + p.key),
+					Range: aws.String(fmt.Sprintf("bytes=%d-%d", p.at, min(p.at+coldRange, p.size)-1))})
+				if err != nil {
+					return err
+				}
+				n, err := io.Copy(io.Discard, out.Body)
+				got.Add(n)
+				if err = errors.Join(err, out.Body.Close()); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	for _, k := range c.keys {
+		for at := int64(0); at < k.size; at += coldRange {
+			parts <- part{k, at}
+		}
+	}
+	close(parts)
+	if err := g.Wait(); err != nil {
+		c.t.Fatal(err)
+	}
+	if got.Load() != c.bytes {
+		c.t.Fatalf("the loop read %d bytes of %d", got.Load(), c.bytes)
+	}
+	return float64(c.bytes) / time.Since(began).Seconds()
+}
+
+// replay reads every partition by Fetch, each on a connection of its own, and
+// returns bytes per second.
+func (c *cold) replay() float64 {
+	var g group
+	var got atomic.Int64
+	began := time.Now()
+	for _, s := range c.n.Storage(coldTopic) {
+		g.Go(func() error {
+			n, err := fetchColdly(c.n, coldTopic, s.Partition, s.HighWatermark)
+			got.Add(n)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		c.t.Fatal(err)
+	}
+	if got.Load() < c.bytes*99/100 {
+		c.t.Fatalf("the replay read %d bytes of %d", got.Load(), c.bytes)
+	}
+	return float64(c.bytes) / time.Since(began).Seconds()
+}
+
+// fetchColdly reads a partition below end by Fetch requests of 8 MiB and looks at
+// the batches' headers only.
+func fetchColdly(n *Node, topic string, partition int32, end int64) (size int64, err error) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(n.Kafka), kgo.BrokerMaxReadBytes(64<<20))
+	if err != nil {
+		return 0, err
+	}
+	defer cl.Close()
+	id, err := idOf(cl, topic)
+	if err != nil {
+		return 0, err
+	}
+	for at := int64(0); at < end; {
+		req := kmsg.NewPtrFetchRequest()
+		req.Version, req.MaxBytes, req.MinBytes, req.MaxWaitMillis, req.SessionEpoch = 11, 16<<20, 1, 1000, -1
+		p := kmsg.NewFetchRequestTopicPartition()
+		p.Partition, p.FetchOffset, p.PartitionMaxBytes = partition, at, 8<<20
+		t := kmsg.NewFetchRequestTopic()
+		t.Topic, t.TopicID, t.Partitions = topic, id, []kmsg.FetchRequestTopicPartition{p}
+		req.Topics = []kmsg.FetchRequestTopic{t}
+		resp, err := req.RequestWith(context.Background(), cl)
+		if err != nil {
+			return size, err
+		}
+		got := resp.Topics[0].Partitions[0]
+		if got.ErrorCode != 0 {
+			return size, fmt.Errorf("fetch offset %d: error %d", at, got.ErrorCode)
+		}
+		for b := got.RecordBatches; len(b) >= 61; {
+			length := 12 + int(be32(b[8:]))
+			if length > len(b) {
+				break
+			}
+			at = int64(be32(b))<<32 | int64(be32(b[4:])) + int64(be32(b[23:])) + 1
+			size += int64(length)
+			b = b[length:]
+		}
+	}
+	return size, nil
+}
+
+func be32(b []byte) uint32 {
+	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+}
+
+func idOf(cl *kgo.Client, topic string) (id [16]byte, err error) {
+	req := kmsg.NewPtrMetadataRequest()
+	rt := kmsg.NewMetadataRequestTopic()
+	rt.Topic = &topic
+	req.Topics = append(req.Topics, rt)
+	resp, err := req.RequestWith(context.Background(), cl)
+	if err != nil {
+		return id, err
+	}
+	return resp.Topics[0].TopicID, nil
+}
+
+// produceWhile sends single records, 200 a second, while f runs, and returns
+// what the median and 99 % of them waited, from when each was due.
+func (c *cold) produceWhile(f func()) (p50, p99 time.Duration) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.n.Kafka), kgo.DefaultProduceTopic(goodTopic), kgo.ProducerLinger(0))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer cl.Close()
+	for range 20 {
+		if err := cl.ProduceSync(context.Background(), kgo.StringRecord("warm")).FirstErr(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	var mu sync.Mutex
+	var took []time.Duration
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		value := make([]byte, 1024)
+		for due := time.Now(); ctx.Err() == nil; due = due.Add(5 * time.Millisecond) {
+			time.Sleep(time.Until(due))
+			cl.Produce(context.Background(), &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					took = append(took, time.Since(due))
+				}
+			})
+		}
+	}()
+	f()
+	cancel()
+	<-done
+	if err := cl.Flush(context.Background()); err != nil {
+		c.t.Fatal(err)
+	}
+	slices.Sort(took)
+	return took[len(took)/2], took[len(took)*99/100]
+}
