@@ -29,6 +29,13 @@ type AppendOptions struct {
 // nothing was appended and done is not called. Append waits for memory, stream
 // or disk space until ctx ends (ErrBusy).
 func (l *Log) Append(ctx context.Context, b []byte, h batch.Header, opts AppendOptions, done func(AppendResult)) error {
+	began := time.Now()
+	err := l.appendBatch(ctx, b, h, opts, done)
+	l.store.waits.note(time.Since(began))
+	return err
+}
+
+func (l *Log) appendBatch(ctx context.Context, b []byte, h batch.Header, opts AppendOptions, done func(AppendResult)) error {
 	if err := l.store.reserve(ctx, int64(len(b))); err != nil {
 		return err
 	}

@@ -27,6 +27,7 @@ type Store struct {
 	chunks   chunkQueue
 	dirty    dirtySet
 
+	waits    waits
 	diskUsed atomic.Int64 // bytes of segments, also those still to be written, and spill files
 	spillSeq atomic.Uint64
 	cleanAt  atomic.Uint64 // stream position from which the cleaner is woken
@@ -365,13 +366,20 @@ type Stats struct {
 	TailInUse, TailMapped, TailLimit int64
 	ReadInUse, ReadLimit             int64
 	WALUsed, WALSize                 int64
+	WALBacklog                       int64 // bytes appended and not yet durable
+
+	// Waits counts the appends that took 1 ms or longer to find their place,
+	// and WaitTime the time they took together.
+	Waits    int64
+	WaitTime time.Duration
 }
 
 // Stats returns current figures.
 func (s *Store) Stats() Stats {
 	st := s.stream.State()
 	out := Stats{OpenFiles: s.files.open(), DiskUsed: s.DiskUsed(), DiskBudget: s.opts.DiskBudget,
-		WALUsed: int64(st.End - st.Trimmed), WALSize: st.Capacity}
+		WALUsed: int64(st.End - st.Trimmed), WALSize: st.Capacity, WALBacklog: int64(st.End - st.Durable),
+		Waits: s.waits.n.Load(), WaitTime: time.Duration(s.waits.nanos.Load())}
 	out.TailInUse, out.TailMapped, out.TailLimit = s.pool.Usage()
 	out.ReadInUse, _, out.ReadLimit = s.readPool.Usage()
 	s.mu.Lock()

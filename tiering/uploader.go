@@ -189,13 +189,20 @@ func (u *Uploader) anyError() error {
 // statsLimit bounds how many segments Stats counts.
 const statsLimit = 1 << 16
 
+// Counters returns the counters since the start. Unlike Stats it leaves the lag
+// out and looks at nothing else.
+func (u *Uploader) Counters() UploadStats {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s := u.stats
+	s.InFlight = len(u.busy)
+	return s
+}
+
 // Stats returns the counters and measures the lag.
 func (u *Uploader) Stats() UploadStats {
 	closed := u.o.Local.Closed(statsLimit)
-	u.mu.Lock()
-	s := u.stats
-	s.InFlight = len(u.busy)
-	u.mu.Unlock()
+	s := u.Counters()
 	s.LagSegments = len(closed)
 	now := u.o.Now()
 	for _, c := range closed {

@@ -25,6 +25,9 @@ type Options struct {
 	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 	Limits Limits
 	Logger *slog.Logger // nil: none
+	// Observe is told of every answered request, for metrics: route is the
+	// path of the route that took it, other if none did. May be nil.
+	Observe func(route string, status int, took time.Duration)
 }
 
 // Limits of a gateway; zeros stand for the defaults.
@@ -111,7 +114,7 @@ func New(o Options) (*Server, error) {
 	s.inFlight, s.streams = make(slots, s.limits.MaxInFlight), make(slots, s.limits.MaxStreams)
 	s.readers, s.tails = make(slots, s.limits.MaxReaders), make(slots, s.limits.MaxTails)
 	s.zstds = make(slots, zstdBodies)
-	s.http = &http.Server{Handler: s.handler(), ReadHeaderTimeout: s.limits.HeaderTime, IdleTimeout: s.limits.IdleTime, MaxHeaderBytes: maxHeader,
+	s.http = &http.Server{Handler: observed(s.handler(), o.Observe), ReadHeaderTimeout: s.limits.HeaderTime, IdleTimeout: s.limits.IdleTime, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	return s, nil
 }

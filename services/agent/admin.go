@@ -1,27 +1,27 @@
 package agent
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"net/http"
-	"net/http/pprof"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/cirrolog/cirrolog/services/broker"
-	"github.com/cirrolog/cirrolog/tiering/objstore"
 )
 
 // adminHandler serves the admin port: health, metrics, pprof and the JSON API
 // for what has no Kafka API (docs/admin-api.md).
 func (a *Agent) adminHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.reg, promhttp.HandlerOpts{}))
+	// A series that can't be told must not cost the others.
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.reg, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError,
+		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelWarn), MaxRequestsInFlight: maxScrapes}))
 	// The process lives and has started when it answers; other names are those
 	// that probes of similar servers use.
 	for _, p := range []string{"/livez", "/healthy", "/startupz"} {
@@ -34,66 +34,12 @@ func (a *Agent) adminHandler() http.Handler {
 	mux.HandleFunc("GET /v1/topics/{topic}/segments", a.segments)
 	mux.HandleFunc("POST /v1/topics/{topic}/roll", a.roll)
 	mux.HandleFunc("POST /v1/sweep", a.sweep)
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.Handle("GET /debug/", loopbackOnly(a.debugHandler()))
 	return mux
 }
 
-// readyTimeout bounds each check of /readyz.
-const readyTimeout = 5 * time.Second
-
-func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
-	defer cancel()
-	type check struct {
-		name string
-		err  error
-	}
-	var checks []check
-	draining := error(nil)
-	select {
-	case <-a.draining:
-		draining = errors.New("shutting down")
-	default:
-	}
-	_, err := a.bucket.Head(ctx, "meta/cluster")
-	if errors.Is(err, objstore.ErrNotFound) {
-		err = errors.New("the bucket has lost meta/cluster")
-	}
-	checks = append(checks, check{"draining", draining}, check{"storage", a.store.Err()}, check{"bucket", err}, check{"metadata", a.meta.CheckOwner(ctx)}, check{"disk", a.diskCheck()})
-	status := http.StatusOK
-	for _, c := range checks {
-		if c.err != nil {
-			status = http.StatusServiceUnavailable
-		}
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(status)
-	for _, c := range checks {
-		switch {
-		case c.err != nil:
-			fmt.Fprintf(w, "[-] %s: %v\n", c.name, c.err)
-		case r.URL.Query().Has("verbose"):
-			fmt.Fprintf(w, "[+] %s ok\n", c.name)
-		}
-	}
-	if status == http.StatusOK {
-		fmt.Fprintln(w, "ready")
-	}
-}
-
-func (a *Agent) diskCheck() error {
-	if a.store.DiskFull() {
-		return fmt.Errorf("disk budget used up, producers wait: %d of %d bytes", a.store.DiskUsed(), a.store.DiskBudget())
-	}
-	if err := a.store.NoSpace(); err != nil {
-		return fmt.Errorf("the disk is full, free some space, it goes on by itself: %w", err)
-	}
-	return nil
-}
+// maxScrapes bounds the scrapes at work.
+const maxScrapes = 4
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")

@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"runtime/trace"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,6 +43,9 @@ type Agent struct {
 	broker  *broker.Broker
 	kafka   *kafka.Server
 	metrics *metrics
+	monitor monitor
+	flight  *trace.FlightRecorder // nil: off
+	open    atomic.Bool           // all of the above is there
 
 	kafkaListener net.Listener
 	admin         *http.Server
@@ -67,7 +72,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err err
 		}
 	}()
 	// The listeners come first: a taken port is the commonest mistake.
-	for _, step := range []func(context.Context) error{agent.listen, agent.openDisk, agent.openBucket, agent.openMetadata, agent.openStorage, agent.openBroker, agent.serve} {
+	for _, step := range []func(context.Context) error{agent.listen, agent.startFlightRecorder, agent.openDisk, agent.openBucket, agent.openMetadata, agent.openStorage, agent.openBroker, agent.startMonitor, agent.serve} {
 		if err := step(ctx); err != nil {
 			if errors.Is(err, syscall.ENOSPC) {
 				err = fmt.Errorf("%w: free some space there, or choose another --data-dir (or --bucket) or a smaller --wal-size", err)
@@ -290,7 +295,7 @@ func (a *Agent) serveHTTP() error {
 		listener = net.JoinHostPort("localhost", strconv.Itoa(addr.Port))
 	}
 	var d net.Dialer
-	gate, err := httpgate.New(httpgate.Options{Brokers: []string{listener}, Logger: a.log,
+	gate, err := httpgate.New(httpgate.Options{Brokers: []string{listener}, Logger: a.log, Observe: a.metrics.httpRequest,
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if addr == advertised {
 				addr = listener

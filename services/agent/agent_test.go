@@ -20,6 +20,7 @@ func testConfig(t testing.TB) Config {
 	cfg := Default()
 	cfg.DataDir, cfg.KafkaAddr, cfg.AdminAddr, cfg.HTTPAddr = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.WALSize, cfg.MemoryTail, cfg.ReadMemory = 16<<20, 16<<20, 16<<20
+	cfg.MeasureInterval = 20 * time.Millisecond
 	return cfg
 }
 
@@ -54,7 +55,7 @@ var wantMetrics = []string{
 	`cirrolog_tier_upload_seconds_count{topic="orders"} 1`,
 	`cirrolog_tier_upload_bytes_total{topic="orders"}`,
 	`cirrolog_tier_upload_failures_total{topic="orders"} 0`,
-	`cirrolog_tier_lag_bytes `, `cirrolog_tier_lag_seconds `,
+	`cirrolog_tier_lag_bytes{topic="orders"} 0`, `cirrolog_tier_lag_seconds{topic="orders"} 0`,
 	`cirrolog_tier_remote_bytes{topic="orders"}`, `cirrolog_tier_local_bytes{topic="orders"}`,
 	`cirrolog_fetch_tier_total{tier="cache"} `, `cirrolog_fetch_tier_total{tier="local"} `, `cirrolog_fetch_tier_total{tier="remote"} `,
 	`cirrolog_objstore_request_seconds_count{op="put",outcome="ok"}`, `cirrolog_objstore_requests_total{op="put",outcome="ok"}`,
@@ -100,15 +101,18 @@ func TestAdminPort(t *testing.T) {
 		t.Fatal(status, body)
 	}
 	var page string
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(page, `cirrolog_tier_upload_seconds_count{topic="orders"} 1`); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("nothing was uploaded in 20 s")
-		}
+	missing := func() (out []string) {
 		_, page = get(t, http.MethodGet, base+"/metrics")
+		for _, want := range wantMetrics {
+			if !strings.Contains(page, "\n"+want) {
+				out = append(out, want)
+			}
+		}
+		return out
 	}
-	for _, want := range wantMetrics {
-		if !strings.Contains(page, "\n"+want) {
-			t.Errorf("no metric %s", want)
+	for deadline := time.Now().Add(20 * time.Second); len(missing()) > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no metrics %q in 20 s", missing())
 		}
 	}
 	for path, want := range map[string]struct {
@@ -119,6 +123,7 @@ func TestAdminPort(t *testing.T) {
 		"/readyz": {200, "ready\n"}, "/ready": {200, "ready\n"}, "/status/ready": {200, "ready\n"}, "/v1/status": {200, "ready\n"},
 		"/readyz?verbose": {200, "[+] draining ok\n[+] storage ok\n[+] bucket ok\n[+] metadata ok\n[+] disk ok\nready\n"},
 		"/debug/pprof/":   {200, "goroutine"}, "/debug/pprof/cmdline": {200, "agent"}, "/debug/pprof/heap?debug=1": {200, "heap profile"},
+		"/debug/vars": {200, "memstats"}, "/debug/flight": {404, "--flight-recorder"},
 		"/v1/topics/orders/segments?partition=1": {404, "partitions 0 to 0"},
 		"/v1/topics/orders/segments?partition=x": {400, `partition=\"x\"`},
 		"/v1/topics/nosuch/storage":              {404, "nosuch"},

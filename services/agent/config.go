@@ -36,6 +36,11 @@ type Config struct {
 	Groups        broker.GroupOptions
 	TopicDefaults map[string]string // topic configs that differ from the built-in defaults
 
+	PerPartition    PerPartition  // when there are metrics per partition
+	MeasureInterval time.Duration // of topics, partitions and groups for the metrics; at least
+	Prices          Prices        // of the object store
+	FlightRecorder  bool          // record the last seconds of execution for /debug/flight
+
 	Limits            kafka.Limits
 	RetentionInterval time.Duration
 	SweepInterval     time.Duration
@@ -48,6 +53,7 @@ func Default() Config {
 	return Config{
 		DataDir: "data", KafkaAddr: "127.0.0.1:9092", AdminAddr: "127.0.0.1:9644", HTTPAddr: "127.0.0.1:8082",
 		WALSize: 512 << 20, MemoryTail: 256 << 20, ReadMemory: 128 << 20, CacheSize: 10 << 30, CacheMemory: 256 << 20,
+		PerPartition: PerPartitionAuto, MeasureInterval: 5 * time.Second, Prices: Prices{Put: 0.005, Get: 0.0004, Storage: 0.023},
 		AutoCreate: true, NumPartitions: 1, ShutdownTimeout: 30 * time.Second,
 		Groups: broker.GroupOptions{Partitions: 50, Config: group.Config{InitialRebalanceDelay: 3 * time.Second, MinSessionTimeout: 6 * time.Second,
 			MaxSessionTimeout: 30 * time.Minute, OffsetRetention: 7 * 24 * time.Hour}},
@@ -56,6 +62,9 @@ func Default() Config {
 
 // ErrConfig marks mistakes in a Config.
 var ErrConfig = errors.New("configuration")
+
+// maxPrice is what no object store takes, in dollars.
+const maxPrice = 1e6
 
 // minCacheMemory is the least that the tiered reader takes: 32 blocks of 4 MiB.
 const minCacheMemory = 128 << 20
@@ -111,6 +120,14 @@ func (c *Config) validate() error {
 	}
 	if _, err := metadata.NewDefaults(c.TopicDefaults); err != nil {
 		bad("--topic-config: %w", err)
+	}
+	if p := c.PerPartition; p != PerPartitionAuto && p != PerPartitionOn && p != PerPartitionOff {
+		bad("--metrics-per-partition %q: want auto, on or off", p)
+	}
+	for flag, v := range map[string]float64{"--price-put": c.Prices.Put, "--price-get": c.Prices.Get, "--price-storage": c.Prices.Storage} {
+		if !(v >= 0 && v <= maxPrice) {
+			bad("%s %v: want dollars, from 0", flag, v)
+		}
 	}
 	if c.DiskBudget != 0 && c.DiskBudget < 2*c.WALSize {
 		bad("--disk-budget %d: want at least twice --wal-size (%d)", c.DiskBudget, c.WALSize)

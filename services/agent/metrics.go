@@ -3,9 +3,12 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
+	"maps"
 	"runtime"
 	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,53 +22,89 @@ import (
 // metrics are the agent's Prometheus metrics, each agent with a registry of its own.
 type metrics struct {
 	reg          *prometheus.Registry
+	descs        map[string]*prometheus.Desc // of what the stateCollector tells
 	requests     *prometheus.CounterVec
 	latency      *prometheus.HistogramVec
+	byRequest    resolved[requestKey, prometheus.Counter]
+	byAPI        resolved[string, prometheus.Observer]
 	produced     *prometheus.CounterVec
 	fetched      *prometheus.CounterVec
 	connections  prometheus.Gauge
+	httpRequests *prometheus.CounterVec
+	httpSeconds  *prometheus.HistogramVec
 	uploads      *prometheus.HistogramVec
 	uploadBytes  *prometheus.CounterVec
 	uploadErrors *prometheus.CounterVec
 	objRequests  *prometheus.CounterVec
 	objSeconds   *prometheus.HistogramVec
 	objBytes     *prometheus.CounterVec
+	objCost      *prometheus.CounterVec
 	metaSeconds  *prometheus.HistogramVec
+	prices       Prices
 }
 
-// nativeFactor is the growth of native histogram buckets.
-const nativeFactor = 1.1
+const (
+	// nativeFactor is the growth of native histogram buckets.
+	nativeFactor = 1.1
+	// nativeBuckets bounds their number for one series; beyond it the
+	// resolution is halved.
+	nativeBuckets = 160
+	// maxVersion is above all versions of Kafka's APIs; a client may ask for any.
+	maxVersion = 99
+)
+
+// Prices of the object store, in US dollars.
+type Prices struct {
+	Put     float64 // of 1,000 PUT, COPY, POST and LIST requests
+	Get     float64 // of 1,000 GET and HEAD requests
+	Storage float64 // of a GiB for a month
+}
+
+// request is what one request costs. Deletes are free.
+func (p Prices) request(op string) float64 {
+	switch op {
+	case "put", "list":
+		return p.Put / 1000
+	case "get", "head":
+		return p.Get / 1000
+	}
+	return 0
+}
 
 func newMetrics(a *Agent) *metrics {
-	m := &metrics{reg: prometheus.NewRegistry()}
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cirrolog_" + name, Help: help}, labels)
+	m := &metrics{reg: prometheus.NewRegistry(), descs: map[string]*prometheus.Desc{}, prices: a.cfg.Prices}
+	known := map[string]Metric{}
+	for _, x := range Metrics() {
+		known[x.Name] = x
+		m.descs[x.Name] = prometheus.NewDesc(MetricPrefix+x.Name, x.Help, x.Labels, nil)
+	}
+	counter := func(name string) *prometheus.CounterVec {
+		x := known[name]
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: MetricPrefix + name, Help: x.Help}, x.Labels)
 		m.reg.MustRegister(v)
 		return v
 	}
-	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
-		v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cirrolog_" + name, Help: help,
-			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10), NativeHistogramBucketFactor: nativeFactor}, labels)
+	histogram := func(name string) *prometheus.HistogramVec {
+		x := known[name]
+		v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: MetricPrefix + name, Help: x.Help,
+			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10), NativeHistogramBucketFactor: nativeFactor, NativeHistogramMaxBucketNumber: nativeBuckets}, x.Labels)
 		m.reg.MustRegister(v)
 		return v
 	}
-	m.requests = counter("kafka_requests_total", "Answered Kafka requests.", "api", "version", "error")
-	m.latency = histogram("kafka_request_seconds", "Time from reading a request to sending its answer.", "api")
-	m.produced = counter("kafka_produce_bytes_total", "Bytes of batches received.", "topic")
-	m.fetched = counter("kafka_fetch_bytes_total", "Bytes of batches sent.", "topic")
-	m.connections = prometheus.NewGauge(prometheus.GaugeOpts{Name: "cirrolog_connections", Help: "Open Kafka connections."})
-	m.uploads = histogram("tier_upload_seconds", "Time of segment uploads.", "topic")
-	m.uploadBytes = counter("tier_upload_bytes_total", "Bytes of segments uploaded.", "topic")
-	m.uploadErrors = counter("tier_upload_failures_total", "Failed attempts to upload a segment.", "topic")
-	m.objRequests = counter("objstore_requests_total", "Requests to the bucket.", "op", "outcome")
-	m.objSeconds = histogram("objstore_request_seconds", "Time of requests to the bucket.", "op", "outcome")
-	m.metaSeconds = histogram("meta_op_seconds", "Time of operations on the metadata store.", "store", "op")
-	m.objBytes = counter("objstore_bytes_total", "Payload bytes of requests to the bucket.", "op")
-	m.reg.MustRegister(m.connections, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &stateCollector{a: a})
-	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cirrolog_build_info", Help: "Always 1; the labels tell the build."}, []string{"version", "commit", "go"})
+	m.requests, m.latency = counter("kafka_requests_total"), histogram("kafka_request_seconds")
+	m.byRequest.make = func(k requestKey) prometheus.Counter { return m.requests.WithLabelValues(k.labels()...) }
+	m.byAPI.make = func(api string) prometheus.Observer { return m.latency.WithLabelValues(api) }
+	m.produced, m.fetched = counter("kafka_produce_bytes_total"), counter("kafka_fetch_bytes_total")
+	m.httpRequests, m.httpSeconds = counter("http_requests_total"), histogram("http_request_seconds")
+	m.uploads, m.uploadBytes, m.uploadErrors = histogram("tier_upload_seconds"), counter("tier_upload_bytes_total"), counter("tier_upload_failures_total")
+	m.objRequests, m.objSeconds = counter("objstore_requests_total"), histogram("objstore_request_seconds")
+	m.objBytes, m.objCost = counter("objstore_bytes_total"), counter("objstore_cost_dollars_total")
+	m.metaSeconds = histogram("meta_op_seconds")
+	m.connections = prometheus.NewGauge(prometheus.GaugeOpts{Name: MetricPrefix + "connections", Help: known["connections"].Help})
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: MetricPrefix + "build_info", Help: known["build_info"].Help}, known["build_info"].Labels)
 	version, commit := Version()
 	info.WithLabelValues(version, commit, runtime.Version()).Set(1)
-	m.reg.MustRegister(info)
+	m.reg.MustRegister(m.connections, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &stateCollector{a: a, descs: m.descs})
 	return m
 }
 
@@ -87,16 +126,62 @@ func Version() (version, commit string) {
 	return version, commit
 }
 
-// Request implements kafka.Observer.
-func (m *metrics) Request(api string, version, code int16, took time.Duration) {
-	name := "NONE"
-	if code != 0 {
-		if e, ok := errors.AsType[*kerr.Error](kerr.ErrorForCode(code)); ok {
+// resolved keeps the children of a vector that were used, so that the next use
+// costs a look into a map. It is for few keys: a new one copies the map.
+type resolved[K comparable, V any] struct {
+	make func(K) V
+	mu   sync.Mutex
+	m    atomic.Pointer[map[K]V]
+}
+
+func (r *resolved[K, V]) get(k K) V {
+	if m := r.m.Load(); m != nil {
+		if v, ok := (*m)[k]; ok {
+			return v
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	grown := map[K]V{}
+	if m := r.m.Load(); m != nil {
+		grown = maps.Clone(*m)
+	}
+	v, ok := grown[k]
+	if !ok {
+		v = r.make(k)
+		grown[k] = v
+		r.m.Store(&grown)
+	}
+	return v
+}
+
+// requestKey is what requests are counted by.
+type requestKey struct {
+	api           string
+	version, code int16
+}
+
+func (k requestKey) labels() []string {
+	version, name := strconv.Itoa(int(k.version)), "NONE"
+	if k.version > maxVersion {
+		version = "unknown"
+	}
+	if k.code != 0 {
+		name = "UNKNOWN_SERVER_ERROR"
+		if e, ok := errors.AsType[*kerr.Error](kerr.ErrorForCode(k.code)); ok {
 			name = e.Message
 		}
 	}
-	m.requests.WithLabelValues(api, fmt.Sprint(version), name).Inc()
-	m.latency.WithLabelValues(api).Observe(took.Seconds())
+	return []string{k.api, version, name}
+}
+
+// Request implements kafka.Observer.
+func (m *metrics) Request(api string, version, code int16, took time.Duration) {
+	if version < 0 || version > maxVersion {
+		version = maxVersion + 1
+	}
+	m.byRequest.get(requestKey{api, version, code}).Inc()
+	m.byAPI.get(api).Observe(took.Seconds())
 }
 
 // Produced implements kafka.Observer.
@@ -108,6 +193,11 @@ func (m *metrics) Fetched(topic string, n int) { m.fetched.WithLabelValues(topic
 // Connections implements kafka.Observer.
 func (m *metrics) Connections(open int) { m.connections.Set(float64(open)) }
 
+func (m *metrics) httpRequest(route string, status int, took time.Duration) {
+	m.httpRequests.WithLabelValues(route, strconv.Itoa(status)).Inc()
+	m.httpSeconds.WithLabelValues(route).Observe(took.Seconds())
+}
+
 func (m *metrics) uploaded(topic string, bytes int64, took time.Duration, err error) {
 	if err != nil {
 		m.uploadErrors.WithLabelValues(topic).Inc()
@@ -116,6 +206,13 @@ func (m *metrics) uploaded(topic string, bytes int64, took time.Duration, err er
 	m.uploadErrors.WithLabelValues(topic) // so that rates have a zero to begin with
 	m.uploads.WithLabelValues(topic).Observe(took.Seconds())
 	m.uploadBytes.WithLabelValues(topic).Add(float64(bytes))
+}
+
+// forget removes the series of a topic that was deleted.
+func (m *metrics) forget(topic string) {
+	for _, v := range []interface{ DeleteLabelValues(...string) bool }{m.produced, m.fetched, m.uploads, m.uploadBytes, m.uploadErrors} {
+		v.DeleteLabelValues(topic)
+	}
 }
 
 func (m *metrics) bucketRequest(op string, took time.Duration, n int64, err error) {
@@ -130,12 +227,15 @@ func (m *metrics) bucketRequest(op string, took time.Duration, n int64, err erro
 		outcome = "throttled"
 	case errors.Is(err, objstore.ErrUnknown):
 		outcome = "unknown"
+	case errors.Is(err, context.Canceled):
+		outcome = "canceled"
 	default:
 		outcome = "error"
 	}
 	m.objRequests.WithLabelValues(op, outcome).Inc()
 	m.objSeconds.WithLabelValues(op, outcome).Observe(took.Seconds())
 	m.objBytes.WithLabelValues(op).Add(float64(n))
+	m.objCost.WithLabelValues(op).Add(m.prices.request(op))
 }
 
 func (m *metrics) metaOp(store, op string, took time.Duration) {
@@ -168,68 +268,3 @@ func (s observedStore) Commit(ctx context.Context, ops []kv.Op, pre []kv.Precond
 }
 
 func (s observedStore) observe(op string, began time.Time) { s.took(s.name, op, time.Since(began)) }
-
-// stateCollector reads the agent's state when it is asked.
-type stateCollector struct{ a *Agent }
-
-// Describe implements prometheus.Collector: the metrics are unchecked, because
-// which partitions there are changes.
-func (c *stateCollector) Describe(chan<- *prometheus.Desc) {}
-
-// maxPartitionSeries is the number of partitions above which there are no
-// series per partition.
-const maxPartitionSeries = 1000
-
-// Collect implements prometheus.Collector.
-func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
-	if c.a.broker == nil || c.a.store == nil {
-		return
-	}
-	gauge := func(name, help string, v float64, labels ...string) {
-		var keys, vals []string
-		for i := 0; i+1 < len(labels); i += 2 {
-			keys, vals = append(keys, labels[i]), append(vals, labels[i+1])
-		}
-		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("cirrolog_"+name, help, keys, nil), prometheus.GaugeValue, v, vals...)
-	}
-	st := c.a.store.Stats()
-	gauge("disk_used_bytes", "Bytes of ring, segments and spill files.", float64(st.DiskUsed))
-	gauge("disk_limit_bytes", "Disk budget, 0 for none.", float64(st.DiskBudget))
-	gauge("wal_used_bytes", "Bytes of the ring that are not trimmed.", float64(st.WALUsed))
-	gauge("wal_size_bytes", "Size of the ring.", float64(st.WALSize))
-	gauge("tail_memory_bytes", "Memory tail in use.", float64(st.TailInUse))
-	gauge("tail_memory_limit_bytes", "Bound of the memory tail.", float64(st.TailLimit))
-	gauge("open_segment_files", "Segment files kept open.", float64(st.OpenFiles))
-	gauge("partitions", "Partitions led by this agent.", float64(st.Logs))
-	up := c.a.broker.UploadStats()
-	gauge("tier_lag_bytes", "Bytes of closed segments not yet in the bucket.", float64(up.LagBytes))
-	gauge("tier_lag_seconds", "Age of the oldest closed segment not yet in the bucket.", up.LagAge.Seconds())
-	memory, local, remote := c.a.broker.Reads()
-	for tier, n := range map[string]int64{"cache": memory, "local": local, "remote": remote} {
-		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("cirrolog_fetch_tier_total", "Partition reads by the tier that served them.", []string{"tier"}, nil),
-			prometheus.CounterValue, float64(n), tier)
-	}
-	c.topics(gauge, st.Logs <= maxPartitionSeries)
-}
-
-func (c *stateCollector) topics(gauge func(name, help string, v float64, labels ...string), each bool) {
-	for _, t := range c.a.broker.Topics() {
-		_, parts, err := c.a.broker.TopicStorage(t.Name)
-		if err != nil {
-			continue // deleted meanwhile
-		}
-		var local, bucket int64
-		for _, p := range parts {
-			local += p.LocalBytes
-			bucket += p.BucketBytes
-			if each {
-				part := fmt.Sprint(p.Partition)
-				gauge("partition_log_start_offset", "Log start offset.", float64(p.LogStart), "topic", t.Name, "partition", part)
-				gauge("partition_high_watermark_offset", "High watermark.", float64(p.HighWatermark), "topic", t.Name, "partition", part)
-				gauge("partition_local_start_offset", "First offset on this disk.", float64(p.LocalStart), "topic", t.Name, "partition", part)
-			}
-		}
-		gauge("tier_local_bytes", "Bytes on this disk.", float64(local), "topic", t.Name)
-		gauge("tier_remote_bytes", "Bytes in the bucket.", float64(bucket), "topic", t.Name)
-	}
-}

@@ -375,5 +375,5 @@ func (b *Broker) Reads() (memory, local, tiered int64) {
 	return b.hotReads.Load(), b.localReads.Load(), b.tieredReads.Load()
 }
 
-// UploadStats returns the uploader's figures.
-func (b *Broker) UploadStats() tiering.UploadStats { return b.uploader.Stats() }
+// UploadCounters counts what the uploader did, without its lag.
+func (b *Broker) UploadCounters() tiering.UploadStats { return b.uploader.Counters() }

@@ -66,6 +66,11 @@ func (a *app) serveCmd() *cobra.Command {
 	f.Var((*duration)(&cfg.SweepInterval), "sweep-interval", "how often the bucket is swept (0: 10m)")
 	f.Var((*duration)(&cfg.SweepGrace), "sweep-grace", "how long dead objects stay in the bucket (0: 1h)")
 	f.Var((*duration)(&cfg.ShutdownTimeout), "shutdown-timeout", "bound of a graceful stop")
+	f.StringVar((*string)(&cfg.PerPartition), "metrics-per-partition", string(cfg.PerPartition), "metrics per partition: on, off, or auto (up to 1000 partitions)")
+	f.Float64Var(&cfg.Prices.Put, "price-put", cfg.Prices.Put, "dollars for 1,000 PUT, COPY, POST and LIST requests, for the metrics of cost")
+	f.Float64Var(&cfg.Prices.Get, "price-get", cfg.Prices.Get, "dollars for 1,000 GET and HEAD requests")
+	f.Float64Var(&cfg.Prices.Storage, "price-storage", cfg.Prices.Storage, "dollars for a GiB in the bucket for a month")
+	f.BoolVar(&cfg.FlightRecorder, "flight-recorder", false, "keep a trace of the last seconds, for /debug/flight on the admin port")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

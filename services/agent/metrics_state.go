@@ -1,0 +1,235 @@
+package agent
+
+import (
+	"context"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/services/group"
+)
+
+const (
+	// maxPartitionSeries is the number of partitions above which there are no
+	// series per partition by themselves.
+	maxPartitionSeries = 1000
+	// maxLagGroups and maxLagSeries bound the series of group lag.
+	maxLagGroups, maxLagSeries = 1000, 10_000
+	// measureShare is how many times longer the pause between two measurements
+	// is than the longest of them.
+	measureShare = 50
+	// checkInterval is how often the checks of /readyz are made for the metrics.
+	checkInterval = 30 * time.Second
+)
+
+// PerPartition says when there are series per partition.
+type PerPartition string
+
+// Values of PerPartition; auto means up to maxPartitionSeries partitions.
+const (
+	PerPartitionAuto PerPartition = "auto"
+	PerPartitionOn   PerPartition = "on"
+	PerPartitionOff  PerPartition = "off"
+)
+
+// state is what is measured in the background, because it takes a look at
+// every partition.
+type state struct {
+	at      time.Time
+	topics  []broker.TopicFigures
+	lags    []broker.GroupLag
+	leftOut int // groups
+	groups  group.Stats
+}
+
+// monitor measures the agent's state and makes its checks now and then.
+type monitor struct {
+	a      *Agent
+	latest atomic.Pointer[state]
+	checks atomic.Pointer[[]check]
+	meter  *broker.LagMeter
+	known  map[string]bool // topics of the last measurement
+}
+
+// startMonitor runs the monitor until the agent is closed.
+func (a *Agent) startMonitor(context.Context) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	a.monitor.a, a.monitor.meter = a, a.broker.NewLagMeter(maxLagGroups, maxLagSeries)
+	a.open.Store(true)
+	go func() {
+		defer close(done)
+		a.monitor.run(ctx)
+	}()
+	a.onClose(func() error {
+		cancel()
+		<-done
+		return nil
+	})
+	return nil
+}
+
+func (m *monitor) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	checked := time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		began := time.Now()
+		m.measure(ctx)
+		took := time.Since(began)
+		if time.Since(checked) >= checkInterval {
+			m.a.runChecks(ctx)
+			checked = time.Now()
+		}
+		timer.Reset(max(m.a.cfg.MeasureInterval, measureShare*took))
+	}
+}
+
+func (m *monitor) measure(ctx context.Context) {
+	each := m.a.cfg.PerPartition == PerPartitionOn || m.a.cfg.PerPartition == PerPartitionAuto && m.a.store.Stats().Logs <= maxPartitionSeries
+	s := &state{topics: m.a.broker.Figures(each), groups: m.a.broker.Groups().Stats()}
+	s.lags, s.leftOut = m.meter.Measure(ctx)
+	s.at = time.Now()
+	m.latest.Store(s)
+	now := make(map[string]bool, len(s.topics))
+	for _, t := range s.topics {
+		now[t.Name] = true
+	}
+	for name := range m.known {
+		if !now[name] {
+			m.a.metrics.forget(name)
+		}
+	}
+	m.known = now
+}
+
+// stateCollector tells the agent's state when it is asked: what is at hand,
+// and what the monitor has measured.
+type stateCollector struct {
+	a     *Agent
+	descs map[string]*prometheus.Desc
+}
+
+// Describe implements prometheus.Collector: the metrics are unchecked, because
+// which partitions there are changes.
+func (c *stateCollector) Describe(chan<- *prometheus.Desc) {}
+
+// out sends metrics of the table by name.
+type out struct {
+	descs map[string]*prometheus.Desc
+	ch    chan<- prometheus.Metric
+}
+
+func (o out) gauge(name string, v float64, labels ...string) {
+	o.ch <- prometheus.MustNewConstMetric(o.descs[name], prometheus.GaugeValue, v, labels...)
+}
+
+func (o out) counter(name string, v float64, labels ...string) {
+	o.ch <- prometheus.MustNewConstMetric(o.descs[name], prometheus.CounterValue, v, labels...)
+}
+
+// Collect implements prometheus.Collector.
+func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	if !c.a.open.Load() {
+		return
+	}
+	o := out{c.descs, ch}
+	c.disk(o)
+	c.reads(o)
+	if checks := c.a.monitor.checks.Load(); checks != nil {
+		for _, x := range *checks {
+			o.gauge("check_ok", truth(x.err == nil), x.name)
+		}
+	}
+	if s := c.a.monitor.latest.Load(); s != nil {
+		c.topics(o, s)
+		c.groups(o, s)
+		o.gauge("state_age_seconds", time.Since(s.at).Seconds())
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (c *stateCollector) disk(o out) {
+	st := c.a.store.Stats()
+	o.gauge("disk_used_bytes", float64(st.DiskUsed))
+	o.gauge("disk_limit_bytes", float64(st.DiskBudget))
+	o.gauge("wal_used_bytes", float64(st.WALUsed))
+	o.gauge("wal_size_bytes", float64(st.WALSize))
+	o.gauge("wal_backlog_bytes", float64(st.WALBacklog))
+	o.gauge("storage_failed", truth(c.a.store.Err() != nil))
+	o.gauge("tail_memory_bytes", float64(st.TailInUse))
+	o.gauge("tail_memory_limit_bytes", float64(st.TailLimit))
+	o.gauge("open_segment_files", float64(st.OpenFiles))
+	o.gauge("partitions", float64(st.Logs))
+	o.counter("produce_waits_total", float64(st.Waits))
+	o.counter("produce_wait_seconds_total", st.WaitTime.Seconds())
+	o.counter("tier_damaged_total", float64(c.a.broker.UploadCounters().Damaged))
+}
+
+func (c *stateCollector) reads(o out) {
+	memory, local, remote := c.a.broker.Reads()
+	o.counter("fetch_tier_total", float64(memory), "cache")
+	o.counter("fetch_tier_total", float64(local), "local")
+	o.counter("fetch_tier_total", float64(remote), "remote")
+	r := c.a.reader.Stats()
+	o.gauge("tier_cache_bytes", float64(r.Memory), "memory")
+	o.gauge("tier_cache_bytes", float64(r.CacheBytes), "disk")
+	o.counter("tier_cache_reads_total", float64(r.BlockHits), "memory")
+	o.counter("tier_cache_reads_total", float64(r.BlockJoins), "in_flight")
+	o.counter("tier_cache_reads_total", float64(r.DiskHits), "disk")
+	o.counter("tier_cache_reads_total", float64(max(r.BlockLoads-r.DiskHits, 0)), "miss")
+}
+
+func (c *stateCollector) topics(o out, s *state) {
+	remote := int64(0)
+	for _, t := range s.topics {
+		remote += t.BucketBytes
+		age := 0.0
+		if !t.LagSince.IsZero() {
+			age = max(time.Since(t.LagSince).Seconds(), 0)
+		}
+		o.gauge("topic_partitions", float64(t.Partitions), t.Name)
+		o.gauge("tier_lag_bytes", float64(t.LagBytes), t.Name)
+		o.gauge("tier_lag_seconds", age, t.Name)
+		o.gauge("tier_local_bytes", float64(t.LocalBytes), t.Name)
+		o.gauge("tier_remote_bytes", float64(t.BucketBytes), t.Name)
+		for i, p := range t.Offsets {
+			part := strconv.Itoa(i)
+			o.gauge("partition_log_start_offset", float64(p.LogStart), t.Name, part)
+			o.gauge("partition_high_watermark_offset", float64(p.HighWatermark), t.Name, part)
+			o.gauge("partition_local_start_offset", float64(p.LocalStart), t.Name, part)
+		}
+	}
+	o.gauge("topics", float64(len(s.topics)))
+	o.gauge("objstore_storage_dollars_per_month", float64(remote)/(1<<30)*c.a.cfg.Prices.Storage)
+}
+
+func (c *stateCollector) groups(o out, s *state) {
+	for _, l := range s.lags {
+		age := 0.0
+		if !l.Since.IsZero() {
+			age = max(time.Since(l.Since).Seconds(), 0)
+		}
+		o.gauge("group_lag_messages", float64(l.Messages), l.Group, l.Topic)
+		o.gauge("group_lag_seconds", age, l.Group, l.Topic)
+	}
+	o.gauge("group_lag_groups_left_out", float64(s.leftOut))
+	for _, st := range []group.State{group.Empty, group.PreparingRebalance, group.CompletingRebalance, group.Stable, group.Dead} {
+		o.gauge("groups", float64(s.groups.Groups[st]), st.String())
+	}
+	o.gauge("group_members", float64(s.groups.Members))
+}

@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func updateFlag() *bool {
+	if f := flag.Lookup("update"); f != nil {
+		v := f.Value.(flag.Getter).Get().(bool)
+		return &v
+	}
+	return flag.Bool("update", false, "write docs/metrics.md")
+}
+
+func TestMain(m *testing.M) {
+	updateFlag()
+	os.Exit(m.Run())
+}
+
+// TestMetricsDocs makes sure that docs/metrics.md tells what the agent exports.
+func TestMetricsDocs(t *testing.T) {
+	path := filepath.Join("..", "..", "docs", "metrics.md")
+	want := MetricsDocs()
+	if *updateFlag() {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Error("docs/metrics.md is not current: run go test ./services/agent -run TestMetricsDocs -update")
+	}
+}
+
+// TestRequestMetricsDoNotAllocate holds the price of counting a request down.
+func TestRequestMetricsDoNotAllocate(t *testing.T) {
+	m := newMetrics(&Agent{})
+	for i := range 1000 { // the native buckets there will be
+		m.Request("Produce", 9, 0, time.Duration(i)*10*time.Microsecond)
+	}
+	i := 0
+	n := testing.AllocsPerRun(1000, func() {
+		m.Request("Produce", 9, 0, time.Duration(i%1000)*10*time.Microsecond)
+		m.Produced("orders", 100)
+		m.Fetched("orders", 100)
+		i++
+	})
+	if n != 0 {
+		t.Errorf("%v allocations for a request", n)
+	}
+}
+
+// TestRequestLabels sees that what clients make up does not become a series each.
+func TestRequestLabels(t *testing.T) {
+	m := newMetrics(&Agent{})
+	for v := range 30_000 {
+		m.Request("ApiVersions", int16(v), 35, 0)
+		m.Request("ApiVersions", int16(-v-1), 35, 0)
+	}
+	families, err := m.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "cirrolog_kafka_requests_total" && len(f.Metric) != maxVersion+2 {
+			t.Errorf("%d series", len(f.Metric))
+		}
+	}
+}
+
+func BenchmarkRequestMetrics(b *testing.B) {
+	m := newMetrics(&Agent{})
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		m.Request("Produce", 9, 0, time.Duration(i%1000)*10*time.Microsecond)
+		i++
+	}
+}
+
+func BenchmarkRequestMetricsParallel(b *testing.B) {
+	m := newMetrics(&Agent{})
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		i := 0
+		for pb.Next() {
+			m.Request("Produce", 9, 0, time.Duration(i%1000)*10*time.Microsecond)
+			i++
+		}
+	})
+}
