@@ -95,7 +95,7 @@ type Log struct {
 	hw          int64
 	start       int64 // log start offset
 	epochs      []segment.EpochStart
-	watchers    map[chan<- struct{}]struct{}
+	watchers    []*watching
 	dirty       bool // in the store's dirty set
 	queued      bool // in the store's flush queue
 	closed      bool // deleted or store closed
@@ -152,32 +152,54 @@ func (l *Log) localStartLocked() int64 {
 // caller has made the move durable before.
 func (l *Log) SetStart(offset int64) {
 	l.mu.Lock()
-	l.start = max(l.start, offset)
+	if offset > l.start {
+		l.start = offset
+		l.wakeLocked()
+	}
 	l.mu.Unlock()
 }
 
-// Watch sends to ch, without blocking, whenever the high watermark moves or
-// the log is closed. The returned function ends it.
-func (l *Log) Watch(ch chan<- struct{}) (cancel func()) {
+// Watcher is told of news of a log. Wake is called with the log's lock held: it
+// must not block, nor call the log.
+type Watcher interface{ Wake() }
+
+// watching is one Watch, and where it is in Log.watchers.
+type watching struct {
+	w  Watcher
+	at int
+}
+
+// Watch wakes w whenever the high watermark or the log start moves, or the log
+// fails or is closed. The returned function ends it.
+func (l *Log) Watch(w Watcher) (cancel func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.watchers == nil {
-		l.watchers = map[chan<- struct{}]struct{}{}
-	}
-	l.watchers[ch] = struct{}{}
+	n := &watching{w: w, at: len(l.watchers)}
+	l.watchers = append(l.watchers, n)
 	return func() {
 		l.mu.Lock()
-		delete(l.watchers, ch)
-		l.mu.Unlock()
+		defer l.mu.Unlock()
+		last := len(l.watchers) - 1
+		if n.at < 0 {
+			return // ended already
+		}
+		l.watchers[n.at] = l.watchers[last]
+		l.watchers[n.at].at = n.at
+		l.watchers[last] = nil
+		l.watchers, n.at = l.watchers[:last], -1
 	}
 }
 
+// Wake wakes the watchers: something else about the partition has changed.
+func (l *Log) Wake() {
+	l.mu.Lock()
+	l.wakeLocked()
+	l.mu.Unlock()
+}
+
 func (l *Log) wakeLocked() {
-	for ch := range l.watchers {
-		select {
-		case ch <- struct{}{}:
-		default:
-		}
+	for _, n := range l.watchers {
+		n.w.Wake()
 	}
 }
 

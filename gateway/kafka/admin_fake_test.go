@@ -228,7 +228,7 @@ func (p *adminPartition) Read(context.Context, broker.ReadOptions) broker.ReadRe
 	return broker.ReadResult{Err: broker.ErrClosed}
 }
 
-func (p *adminPartition) Watch(*broker.Waiter) func() { return func() {} }
+func (p *adminPartition) Watch(broker.Watcher) func() { return func() {} }
 func (p *adminPartition) LeaderEpoch() int32          { return p.epoch }
 
 func (p *adminPartition) Offset(ctx context.Context, ts int64) (broker.OffsetAt, error) {

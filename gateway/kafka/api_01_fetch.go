@@ -54,6 +54,8 @@ type fetchResult struct {
 	p     Partition
 	res   broker.ReadResult
 	code  int16
+	// settled: there is nothing to read until the partition wakes.
+	settled bool
 }
 
 // fetch answers one Fetch request.
@@ -91,25 +93,35 @@ func (f *fetching) run(a *fetchAnswer) {
 
 // resolve finds the partitions.
 func (f *fetching) resolve() {
-	f.results = make([]fetchResult, len(f.fc.parts))
-	for i, part := range f.fc.parts {
-		r := &f.results[i]
-		r.part = part
-		missing := error(kerr.UnknownTopicOrPartition)
-		if f.req.Version >= 13 {
-			r.topic, missing = f.c.s.b.TopicByID(part.id), kerr.UnknownTopicID
-		} else {
-			r.topic = f.c.s.b.Topic(part.name)
-		}
-		err := missing
-		if r.topic != nil {
-			r.p, err = f.c.s.b.Partition(r.topic.ID, part.partition)
-		}
-		if err != nil {
-			r.p, r.code = nil, errorCode(err)
-			r.res.HighWatermark, r.res.LastStable, r.res.LogStart = -1, -1, -1
-			f.failed = true
-		}
+	f.results = make([]fetchResult, 0, len(f.fc.parts))
+	for _, part := range f.fc.parts {
+		f.add(part)
+	}
+}
+
+// add begins the result of one partition. In a session it is watched from
+// here on, before it is read, so that nothing is missed.
+func (f *fetching) add(part *fetchPart) {
+	f.results = append(f.results, fetchResult{part: part})
+	part.result = len(f.results)
+	r := &f.results[len(f.results)-1]
+	missing := error(kerr.UnknownTopicOrPartition)
+	if f.req.Version >= 13 {
+		r.topic, missing = f.c.s.b.TopicByID(part.id), kerr.UnknownTopicID
+	} else {
+		r.topic = f.c.s.b.Topic(part.name)
+	}
+	err := missing
+	if r.topic != nil {
+		r.p, err = f.c.s.b.Partition(r.topic.ID, part.partition)
+	}
+	if err != nil {
+		r.p, r.code = nil, errorCode(err)
+		r.res.HighWatermark, r.res.LastStable, r.res.LogStart = -1, -1, -1
+		f.failed = true
+	}
+	if f.fc.session != nil {
+		part.watch(r.p)
 	}
 }
 
@@ -121,21 +133,21 @@ func (f *fetching) poll() {
 	if f.enough() || wait == 0 {
 		return
 	}
-	w := broker.NewWaiter()
-	for i := range f.results {
-		if p := f.results[i].p; p != nil {
-			defer p.Watch(w)()
+	if f.fc.session == nil {
+		for i := range f.results {
+			r := &f.results[i]
+			if r.settled = false; r.p != nil {
+				r.part.watch(r.p)
+			}
 		}
+		f.reread(deadline)
 	}
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
-	for {
-		f.reread(deadline)
-		if f.enough() {
-			return
-		}
+	for !f.enough() {
 		select {
-		case <-w.C():
+		case <-f.fc.wakes.c:
+			f.reread(deadline)
 		case <-timer.C:
 			return
 		case <-f.c.ctx.Done():
@@ -148,14 +160,22 @@ func (f *fetching) enough() bool {
 	return f.failed || f.bytes >= max(int(f.req.MinBytes), 0) && (f.bytes > 0 || f.req.MinBytes <= 0)
 }
 
+// reread reads again what has woken, and what had something to read.
 func (f *fetching) reread(deadline time.Time) {
+	for _, part := range f.fc.woken() {
+		if i := part.result - 1; i >= 0 && i < len(f.results) && f.results[i].part == part {
+			f.results[i].settled = false
+		} else {
+			f.add(part)
+		}
+	}
 	f.release()
 	f.bytes = 0
 	f.read(deadline)
 }
 
-// read reads all partitions: what is hot in order, then what is tiered
-// concurrently, within the one budget.
+// read reads all partitions that may have something: what is hot in order, then
+// what is tiered concurrently, within the one budget.
 func (f *fetching) read(deadline time.Time) {
 	var cold []*fetchResult
 	empty := &lazyTimeout{Context: f.c.ctx, after: max(time.Until(deadline), coldWait)}
@@ -164,7 +184,7 @@ func (f *fetching) read(deadline time.Time) {
 	defer holding.stop()
 	for i := range f.results {
 		r := &f.results[i]
-		if r.p == nil {
+		if r.p == nil || r.settled {
 			continue
 		}
 		left, ctx := f.budget-f.bytes, empty
@@ -206,6 +226,7 @@ func (f *fetching) took(r *fetchResult) {
 		f.bytes += len(d)
 	}
 	f.failed = f.failed || r.res.Diverging != nil
+	r.settled = r.code == 0 && len(r.res.Data) == 0 && r.res.Diverging == nil && r.part.offset == r.res.HighWatermark
 }
 
 func (f *fetching) readCold(cold []*fetchResult, until time.Time) {
@@ -243,7 +264,6 @@ func (f *fetching) release() {
 // answer groups the results by topic. Within a session only partitions with
 // news are told.
 func (f *fetching) answer(a *fetchAnswer) {
-	var served []*fetchPart
 	for i := range f.results {
 		r := &f.results[i]
 		size := 0
@@ -253,13 +273,18 @@ func (f *fetching) answer(a *fetchAnswer) {
 		if r.topic != nil && size > 0 {
 			f.c.s.observer.Fetched(r.topic.Name, size)
 		}
+		if s := f.fc.session; s != nil {
+			switch {
+			case r.settled:
+				s.settle(r.part)
+			case size > 0:
+				s.turn(r.part)
+			}
+		}
 		if f.fc.incremental && !r.news(size) {
 			continue
 		}
 		r.part.told, r.part.toldHW, r.part.toldStart = r.code == 0, r.res.HighWatermark, r.res.LogStart
-		if size > 0 {
-			served = append(served, r.part)
-		}
 		n := len(a.topics)
 		if n == 0 || a.topics[n-1].name != r.part.name || a.topics[n-1].id != r.part.id {
 			a.topics = append(a.topics, fetchAnswerTopic{name: r.part.name, id: r.part.id})
@@ -267,9 +292,6 @@ func (f *fetching) answer(a *fetchAnswer) {
 		}
 		t := &a.topics[n-1]
 		t.partitions = append(t.partitions, fetchAnswerPartition{partition: r.part.partition, errorCode: r.code, res: r.res})
-	}
-	if f.fc.session != nil {
-		f.fc.session.rotate(served)
 	}
 }
 

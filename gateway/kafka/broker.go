@@ -99,7 +99,7 @@ type Writer interface {
 // Reader reads a partition.
 type Reader interface {
 	Read(ctx context.Context, o broker.ReadOptions) broker.ReadResult
-	Watch(w *broker.Waiter) (cancel func())
+	Watch(w broker.Watcher) (cancel func())
 	Offset(ctx context.Context, ts int64) (broker.OffsetAt, error)
 	EpochEnd(ctx context.Context, epoch int32) (broker.EpochEnd, error)
 	LeaderEpoch() int32

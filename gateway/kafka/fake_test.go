@@ -136,7 +136,7 @@ func (b *memBroker) log(id ids.TopicID, p int32) *memLog {
 		return nil
 	}
 	if b.logs[tp] == nil {
-		b.logs[tp] = &memLog{adminPartition: b.parts[tp], watchers: map[*broker.Waiter]bool{}}
+		b.logs[tp] = &memLog{adminPartition: b.parts[tp], watchers: map[broker.Watcher]bool{}}
 	}
 	return b.logs[tp]
 }
@@ -155,7 +155,7 @@ type memLog struct {
 	batches  [][]byte
 	next     int64
 	start    int64
-	watchers map[*broker.Waiter]bool
+	watchers map[broker.Watcher]bool
 	reads    atomic.Int64
 	open     atomic.Int64 // results not yet released
 	last     map[int64][2]int64
@@ -276,7 +276,7 @@ func (l *memLog) Read(ctx context.Context, o broker.ReadOptions) broker.ReadResu
 	return res
 }
 
-func (l *memLog) Watch(w *broker.Waiter) func() {
+func (l *memLog) Watch(w broker.Watcher) func() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.watchers[w] = true

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -22,7 +23,16 @@ type fetchPart struct {
 	epoch     int32 // current leader epoch, -1 none
 	lastEpoch int32 // of the last fetched record, -1 none
 
-	elem *list.Element // in its session's order
+	// ready is the place among the partitions that the next answer may tell
+	// of; nil: nothing is new, and a wake will say when something is.
+	ready *list.Element
+	wakes *wakes
+	woken atomic.Bool // in wakes
+	// What is watched, and how that ends; nil: nothing yet.
+	watched Partition
+	unwatch func()
+	// result is the place in the results of the request at hand, plus one.
+	result int
 
 	// What the client was told last, to leave out what has not changed.
 	told      bool
@@ -38,8 +48,65 @@ type fetchKey struct {
 
 func (p *fetchPart) key() fetchKey { return fetchKey{p.name, p.id, p.partition} }
 
+// wakes collects partitions that have news.
+type wakes struct {
+	mu   sync.Mutex
+	list []*fetchPart
+	c    chan struct{} // ready while list is not empty
+}
+
+func newWakes() *wakes { return &wakes{c: make(chan struct{}, 1)} }
+
+// Wake implements broker.Watcher: the partition has news.
+func (p *fetchPart) Wake() {
+	if p.woken.Swap(true) {
+		return // noted, and not yet looked at
+	}
+	w := p.wakes
+	w.mu.Lock()
+	w.list = append(w.list, p)
+	w.mu.Unlock()
+	select {
+	case w.c <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the partitions that were woken since the last call. Who reads
+// them after it sees all that they were woken for.
+func (w *wakes) take() []*fetchPart {
+	w.mu.Lock()
+	list := w.list
+	w.list = nil
+	w.mu.Unlock()
+	for _, p := range list {
+		p.woken.Store(false)
+	}
+	return list
+}
+
+// watch makes wakes of the news of part, and of nothing else any more.
+func (p *fetchPart) watch(part Partition) {
+	if p.watched == part {
+		return
+	}
+	p.endWatch()
+	if part != nil {
+		p.watched, p.unwatch = part, part.Watch(p)
+	}
+}
+
+func (p *fetchPart) endWatch() {
+	if p.unwatch != nil {
+		p.unwatch()
+	}
+	p.watched, p.unwatch = nil, nil
+}
+
 // fetchSession is an incremental fetch session (KIP-227): the server remembers
-// the partitions, the client sends only what changes.
+// the partitions, the client sends only what changes. A request costs what has
+// changed: the partitions are watched for as long as the session lives, and
+// those without news are not looked at.
 type fetchSession struct {
 	id     int32
 	usesID bool // made by version 13 or later, which name topics by id
@@ -51,8 +118,11 @@ type fetchSession struct {
 
 	mu    sync.Mutex // held while a request of the session is handled
 	epoch int32      // the next one expected
-	order *list.List // of *fetchPart
+	ready *list.List // of *fetchPart that may have news, in the order of their turns
 	index map[fetchKey]*fetchPart
+	wakes *wakes
+	// dropped says that the session has left the cache.
+	dropped atomic.Bool
 }
 
 // sessionCache holds a bounded number of sessions with a bounded number of
@@ -77,6 +147,12 @@ func newSessionCache(limit, maxRows int) *sessionCache {
 
 // create makes a session, or returns nil when there is no room.
 func (c *sessionCache) create(parts []*fetchPart, usesID bool, now time.Time) *fetchSession {
+	var gone []*fetchSession
+	defer func() {
+		for _, s := range gone {
+			s.cleanUp()
+		}
+	}()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.byID) >= c.limit || c.rows+len(parts) > c.maxRows {
@@ -84,9 +160,10 @@ func (c *sessionCache) create(parts []*fetchPart, usesID bool, now time.Time) *f
 		if first == nil || now.Sub(first.Value.(*fetchSession).used) < minEvict {
 			return nil
 		}
+		gone = append(gone, first.Value.(*fetchSession))
 		c.dropLocked(first.Value.(*fetchSession))
 	}
-	s := &fetchSession{epoch: 1, usesID: usesID, used: now, rows: len(parts), order: list.New(), index: make(map[fetchKey]*fetchPart, len(parts))}
+	s := &fetchSession{epoch: 1, usesID: usesID, used: now, rows: len(parts), ready: list.New(), wakes: newWakes(), index: make(map[fetchKey]*fetchPart, len(parts))}
 	for s.id <= 0 || c.byID[s.id] != nil {
 		s.id = rand.Int32()
 	}
@@ -99,17 +176,50 @@ func (c *sessionCache) create(parts []*fetchPart, usesID bool, now time.Time) *f
 	return s
 }
 
+// dropLocked takes the session out of the cache; the caller then calls cleanUp,
+// without the cache's lock.
 func (c *sessionCache) dropLocked(s *fetchSession) {
 	delete(c.byID, s.id)
 	c.lru.Remove(s.elem)
 	c.rows -= s.rows
+	s.dropped.Store(true)
 }
 
 func (c *sessionCache) drop(id int32) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if s := c.byID[id]; s != nil {
+	s := c.byID[id]
+	if s != nil {
 		c.dropLocked(s)
+	}
+	c.mu.Unlock()
+	if s != nil {
+		s.cleanUp()
+	}
+}
+
+// close drops all sessions.
+func (c *sessionCache) close() {
+	c.mu.Lock()
+	var all []*fetchSession
+	for _, s := range c.byID {
+		all = append(all, s)
+		c.dropLocked(s)
+	}
+	c.mu.Unlock()
+	for _, s := range all {
+		s.cleanUp()
+	}
+}
+
+// cleanUp ends the watches of a dropped session, unless a request of it is
+// under way: that one does it when it is done.
+func (s *fetchSession) cleanUp() {
+	if !s.dropped.Load() || !s.mu.TryLock() {
+		return
+	}
+	defer s.mu.Unlock()
+	for _, p := range s.index {
+		p.endWatch()
 	}
 }
 
@@ -141,37 +251,69 @@ func (c *sessionCache) count(s *fetchSession, rows int) bool {
 	return true
 }
 
-// set adds or replaces a partition, keeping its place and what the client was
-// told of it.
+// set adds a partition, or takes over what the client wants of a known one. It
+// is looked at by the next answer.
 func (s *fetchSession) set(p *fetchPart) {
-	if old := s.index[p.key()]; old != nil {
-		p.told, p.toldHW, p.toldStart, p.elem = old.told, old.toldHW, old.toldStart, old.elem
-		p.elem.Value = p
-	} else {
-		p.elem = s.order.PushBack(p)
+	old := s.index[p.key()]
+	if old == nil {
+		p.wakes = s.wakes
+		s.index[p.key()] = p
+		s.enlist(p)
+		return
 	}
-	s.index[p.key()] = p
+	old.offset, old.maxBytes, old.epoch, old.lastEpoch = p.offset, p.maxBytes, p.epoch, p.lastEpoch
+	s.enlist(old)
 }
 
 func (s *fetchSession) forget(k fetchKey) {
 	if p := s.index[k]; p != nil {
-		s.order.Remove(p.elem)
+		s.settle(p)
+		p.endWatch()
 		delete(s.index, k)
 	}
 }
 
-// rotate moves the partitions which got data to the end, so that they do not
-// starve the others.
-func (s *fetchSession) rotate(served []*fetchPart) {
-	for _, p := range served {
-		s.order.MoveToBack(p.elem)
+// enlist makes a partition one that the next answer may tell of.
+func (s *fetchSession) enlist(p *fetchPart) {
+	if p.ready == nil {
+		p.ready = s.ready.PushBack(p)
 	}
 }
 
-// snapshot returns the partitions in order.
-func (s *fetchSession) snapshot() []*fetchPart {
-	out := make([]*fetchPart, 0, s.order.Len())
-	for e := s.order.Front(); e != nil; e = e.Next() {
+// settle is the opposite of enlist: nothing is new until a wake.
+func (s *fetchSession) settle(p *fetchPart) {
+	if p.ready != nil {
+		s.ready.Remove(p.ready)
+		p.ready = nil
+	}
+}
+
+// turn moves a partition which got data to the end, so that it does not starve
+// the others.
+func (s *fetchSession) turn(p *fetchPart) {
+	if p.ready != nil {
+		s.ready.MoveToBack(p.ready)
+	}
+}
+
+// woken enlists the partitions that were woken and returns them.
+func (s *fetchSession) woken() []*fetchPart {
+	list := s.wakes.take()
+	out := list[:0]
+	for _, p := range list {
+		if s.index[p.key()] == p { // else forgotten meanwhile
+			s.enlist(p)
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// candidates returns the partitions that may have news, in order.
+func (s *fetchSession) candidates() []*fetchPart {
+	s.woken()
+	out := make([]*fetchPart, 0, s.ready.Len())
+	for e := s.ready.Front(); e != nil; e = e.Next() {
 		out = append(out, e.Value.(*fetchPart))
 	}
 	return out
@@ -181,13 +323,36 @@ func (s *fetchSession) snapshot() []*fetchPart {
 type fetchContext struct {
 	session     *fetchSession // nil outside sessions; locked
 	incremental bool
-	parts       []*fetchPart
+	parts       []*fetchPart // in a session those that may have news
+	wakes       *wakes
 }
 
 func (f *fetchContext) close() {
-	if f.session != nil {
-		f.session.mu.Unlock()
+	if f.session == nil {
+		for _, p := range f.parts {
+			p.endWatch()
+		}
+		return
 	}
+	f.session.mu.Unlock()
+	f.session.cleanUp()
+}
+
+// woken returns the partitions that have news since the last call.
+func (f *fetchContext) woken() []*fetchPart {
+	if f.session != nil {
+		return f.session.woken()
+	}
+	return f.wakes.take()
+}
+
+// sessionless is the context of a request outside sessions.
+func sessionless(parts []*fetchPart) *fetchContext {
+	f := &fetchContext{parts: parts, wakes: newWakes()}
+	for _, p := range parts {
+		p.wakes = f.wakes
+	}
+	return f
 }
 
 // open finds out what a request wants. The session epoch says: -1 no session
@@ -199,7 +364,7 @@ func (c *sessionCache) open(req *kmsg.FetchRequest) (*fetchContext, error) {
 		if req.Version >= 7 && req.SessionID != 0 {
 			c.drop(req.SessionID)
 		}
-		return &fetchContext{parts: parts}, nil
+		return sessionless(parts), nil
 	}
 	if req.SessionEpoch == 0 {
 		if req.SessionID != 0 {
@@ -207,10 +372,10 @@ func (c *sessionCache) open(req *kmsg.FetchRequest) (*fetchContext, error) {
 		}
 		s := c.create(parts, req.Version >= 13, time.Now())
 		if s == nil {
-			return &fetchContext{parts: parts}, nil
+			return sessionless(parts), nil
 		}
 		s.mu.Lock()
-		return &fetchContext{session: s, parts: s.snapshot()}, nil
+		return &fetchContext{session: s, parts: s.candidates(), wakes: s.wakes}, nil
 	}
 	s := c.get(req.SessionID)
 	if s == nil {
@@ -219,9 +384,10 @@ func (c *sessionCache) open(req *kmsg.FetchRequest) (*fetchContext, error) {
 	s.mu.Lock()
 	if err := c.advance(s, req, parts); err != nil {
 		s.mu.Unlock()
+		s.cleanUp()
 		return nil, err
 	}
-	return &fetchContext{session: s, incremental: true, parts: s.snapshot()}, nil
+	return &fetchContext{session: s, incremental: true, parts: s.candidates(), wakes: s.wakes}, nil
 }
 
 // advance applies an increment to a session.
@@ -260,9 +426,10 @@ func requestParts(req *kmsg.FetchRequest) []*fetchPart {
 		t := &req.Topics[i]
 		for j := range t.Partitions {
 			p := &t.Partitions[j]
-			all = append(all, fetchPart{name: t.Topic, id: ids.TopicID(t.TopicID), partition: p.Partition, offset: p.FetchOffset,
-				maxBytes: p.PartitionMaxBytes, epoch: p.CurrentLeaderEpoch, lastEpoch: p.LastFetchedEpoch})
+			all = append(all, fetchPart{})
 			q := &all[len(all)-1]
+			q.name, q.id, q.partition, q.offset = t.Topic, ids.TopicID(t.TopicID), p.Partition, p.FetchOffset
+			q.maxBytes, q.epoch, q.lastEpoch = p.PartitionMaxBytes, p.CurrentLeaderEpoch, p.LastFetchedEpoch
 			if req.Version < 9 {
 				q.epoch = -1
 			}

@@ -84,6 +84,7 @@ func FuzzConnection(f *testing.F) {
 		if !s.inFlight.TryAcquire(s.limits.MaxInFlight) {
 			t.Error("bytes in flight are not given back")
 		}
+		s.sessions.close()
 		for tp, l := range b.logs {
 			if l.open.Load() != 0 || len(l.watchers) != 0 {
 				t.Errorf("%s: results or watchers are left", tp)

@@ -214,6 +214,7 @@ func (s *Server) start(nc net.Conn) {
 // Shutdown stops accepting, lets requests that were read be answered, and
 // closes the connections; when ctx ends it closes them at once.
 func (s *Server) Shutdown(ctx context.Context) error {
+	defer s.sessions.close() // when the last request is done
 	s.mu.Lock()
 	s.closed = true
 	for l := range s.listeners {

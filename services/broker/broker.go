@@ -211,6 +211,7 @@ func topicOf(t *metadata.Topic) *Topic {
 func (b *Broker) dropTopic(parts []*Partition) {
 	for _, p := range parts {
 		p.gone.Store(true)
+		p.log.Wake()
 		b.house.remove(p.tp)
 	}
 }

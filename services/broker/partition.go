@@ -199,8 +199,9 @@ func (p *Partition) diverging(ctx context.Context, o ReadOptions) *EpochEnd {
 	return &e
 }
 
-// Watch makes w ready after the high watermark moves or the partition goes.
-func (p *Partition) Watch(w *Waiter) (cancel func()) { return p.log.Watch(w.ch) }
+// Watch wakes w after the high watermark or the log start moves, the partition
+// fails or goes. The returned function ends it.
+func (p *Partition) Watch(w Watcher) (cancel func()) { return p.log.Watch(w) }
 
 // DeleteRecords moves the log start offset to before (-1: the high watermark)
 // and returns the new one. It is durable when it returns; bytes go later.

@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/storage"
 	"github.com/cirrolog/cirrolog/storage/ids"
 )
 
@@ -107,19 +108,6 @@ type LogDir struct {
 	Partitions    map[ids.TopicPartition]int64
 }
 
-// Waiter is woken when a watched partition has news.
-type Waiter struct{ ch chan struct{} }
-
-// NewWaiter returns a Waiter for one goroutine.
-func NewWaiter() *Waiter { return &Waiter{ch: make(chan struct{}, 1)} }
-
-// C is ready after a watched partition's high watermark moved, or it has gone.
-func (w *Waiter) C() <-chan struct{} { return w.ch }
-
-// Wake makes C ready. It does not block.
-func (w *Waiter) Wake() {
-	select {
-	case w.ch <- struct{}{}:
-	default:
-	}
-}
+// Watcher is told when a watched partition has news. Wake may be called with
+// locks held: it must not block, nor call the partition.
+type Watcher = storage.Watcher
