@@ -83,6 +83,8 @@ func kafkaError(err error) *apiError {
 		return fail(codeUnauthorized, "%v", err)
 	case errors.Is(err, kerr.InvalidTimestamp), errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.PolicyViolation):
 		return fail(40002, "%v", err)
+	case errors.Is(err, kerr.OffsetOutOfRange):
+		return fail(416, "The offset is not there any more.")
 	case errors.Is(err, kgo.ErrMaxBuffered):
 		return errBusy
 	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries), errors.Is(err, context.DeadlineExceeded):

@@ -3,7 +3,6 @@ package httpgate
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"io"
 	"maps"
@@ -11,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -25,22 +25,25 @@ const (
 	maxBytes     = 16 << 20
 	readTime     = 10 * time.Second // of a bounded read, without its timeout
 	maxWait      = 30 * time.Second // of ?timeout=
-	fetchBytes   = 1 << 20          // of a reader's fetch
 )
-
-// position is a place in a partition. In the id of an SSE event Offset is the
-// last one delivered; in a cursor, the next one.
-type position struct {
-	Topic     string `json:"topic"`
-	Partition int32  `json:"partition"`
-	Offset    int64  `json:"offset"`
-	Timestamp *int64 `json:"timestamp,omitempty"` // ms; instead of an offset
-}
 
 // span is what a reader reads: from positions up to ends, both by partition.
 type span struct {
 	topic     string
+	detail    kadm.TopicDetail
 	next, end map[int32]int64
+}
+
+// readOrTail is a bounded read, or a stream if Accept asks for one.
+func (s *Server) readOrTail(w http.ResponseWriter, r *http.Request) error {
+	if wantsEvents(r) {
+		return s.tail(w, r)
+	}
+	if !s.readers.take() {
+		return errBusy
+	}
+	defer s.readers.release()
+	return s.read(w, r)
 }
 
 // read is the bounded read: what is there now, up to limit and max_bytes.
@@ -68,7 +71,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), readTime+time.Duration(wait)*time.Millisecond)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
-	sp, err := s.startRead(ctx, r.PathValue("topic"), q)
+	sp, _, err := s.startRead(ctx, r.PathValue("topic"), q)
 	if err != nil {
 		return err
 	}
@@ -136,14 +139,14 @@ func number(q url.Values, name string, def, most int64) (int64, error) {
 }
 
 // startRead finds where a read begins: cursor, or partition with offset,
-// timestamp or last.
-func (s *Server) startRead(ctx context.Context, topic string, q url.Values) (*span, error) {
-	sp, first, err := s.bounds(ctx, topic, q.Get("partition"))
+// timestamp or last. It returns the first offsets too.
+func (s *Server) startRead(ctx context.Context, topic string, q url.Values) (sp *span, first map[int32]int64, err error) {
+	sp, first, err = s.bounds(ctx, topic, q.Get("partition"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	sp.next = maps.Clone(first)
-	given := 0
+	given := 0 // of those that exclude each other
 	for _, name := range []string{"cursor", "offset", "timestamp", "last"} {
 		if q.Has(name) {
 			given++
@@ -151,27 +154,27 @@ func (s *Server) startRead(ctx context.Context, topic string, q url.Values) (*sp
 	}
 	switch {
 	case given > 1:
-		return nil, fail(400, "cursor, offset, timestamp and last exclude each other.")
+		return nil, nil, fail(400, "cursor, offset, timestamp and last exclude each other.")
 	case q.Has("cursor"):
 		err = sp.fromCursor(q.Get("cursor"))
 	case q.Has("timestamp"):
 		ms, err := strconv.ParseInt(q.Get("timestamp"), 10, 64)
 		if err != nil {
-			return nil, fail(400, "timestamp %q: want milliseconds.", q.Get("timestamp"))
+			return nil, nil, fail(400, "timestamp %q: want milliseconds.", q.Get("timestamp"))
 		}
-		return sp, s.fromTime(ctx, sp, ms)
+		return sp, first, s.fromTime(ctx, sp, ms)
 	case q.Has("offset"), q.Has("last"):
 		err = sp.fromNumber(q, first)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for p, at := range sp.next {
 		if at < first[p] || at > sp.end[p] {
-			return nil, fail(416, "Partition %d has offsets from %d to %d, not %d.", p, first[p], sp.end[p], at)
+			return nil, nil, fail(416, "Partition %d has offsets from %d to %d, not %d.", p, first[p], sp.end[p], at)
 		}
 	}
-	return sp, nil
+	return sp, first, nil
 }
 
 // fromNumber applies offset or last.
@@ -185,7 +188,7 @@ func (sp *span) fromNumber(q url.Values, first map[int32]int64) error {
 		return fail(400, "%s %q: want a number from 0.", name, q.Get(name))
 	}
 	if name == "offset" && len(sp.end) > 1 {
-		return fail(400, "offset needs a partition.")
+		return fail(400, "offset needs a partition, one.")
 	}
 	for p := range sp.next {
 		if sp.next[p] = n; name == "last" {
@@ -213,7 +216,7 @@ func (s *Server) fromTime(ctx context.Context, sp *span, ms int64) error {
 	return nil
 }
 
-// bounds returns a topic's partitions, or one of them, with their end and
+// bounds returns a topic's partitions, or those of a list like 0,3, with their end and
 // first offsets.
 func (s *Server) bounds(ctx context.Context, topic, partition string) (*span, map[int32]int64, error) {
 	t, err := s.topics.get(ctx, topic)
@@ -222,11 +225,14 @@ func (s *Server) bounds(ctx context.Context, topic, partition string) (*span, ma
 	}
 	parts := slices.Collect(maps.Keys(t.Partitions))
 	if partition != "" {
-		p, err := partitionOf(t, partition)
-		if err != nil {
-			return nil, nil, err
+		parts = parts[:0]
+		for number := range strings.SplitSeq(partition, ",") {
+			p, err := partitionOf(t, number)
+			if err != nil {
+				return nil, nil, err
+			}
+			parts = append(parts, p)
 		}
-		parts = []int32{p}
 	}
 	first, err := s.admin.ListStartOffsets(ctx, topic)
 	if err != nil {
@@ -236,7 +242,7 @@ func (s *Server) bounds(ctx context.Context, topic, partition string) (*span, ma
 	if err != nil {
 		return nil, nil, err
 	}
-	sp, starts := &span{topic: topic, end: map[int32]int64{}}, map[int32]int64{}
+	sp, starts := &span{topic: topic, detail: t, end: map[int32]int64{}}, map[int32]int64{}
 	for _, p := range parts {
 		for _, l := range []struct {
 			from kadm.ListedOffsets
@@ -257,43 +263,34 @@ func (s *Server) bounds(ctx context.Context, topic, partition string) (*span, ma
 
 // cursor is the place where the next read begins.
 func (sp *span) cursor() string {
-	b, err := json.Marshal(sp.positions(0))
-	if err != nil {
-		panic(err) // numbers and strings
-	}
+	b := appendPlaces([]byte(sp.topic+" "), sp.next)
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// positions lists the offsets, each plus d, by partition.
-func (sp *span) positions(d int64) []position {
-	var at []position
-	for _, p := range slices.Sorted(maps.Keys(sp.next)) {
-		at = append(at, position{Topic: sp.topic, Partition: p, Offset: sp.next[p] + d})
-	}
-	return at
-}
-
 // fromCursor moves next to the places of a cursor. Partitions that it does not
-// name are newer than it and are read from their first offset.
+// name were empty then or are newer, and are read from their first offset.
 func (sp *span) fromCursor(cursor string) error {
-	var at []position
 	b, err := base64.RawURLEncoding.DecodeString(cursor)
-	if err == nil {
-		err = json.Unmarshal(b, &at)
+	topic, places, ok := strings.Cut(string(b), " ")
+	if err != nil || !ok {
+		return errCursor
 	}
-	if err != nil {
-		return fail(400, "The cursor is damaged.")
+	if topic != sp.topic {
+		return fail(400, "The cursor is of another topic.")
 	}
-	for _, p := range at {
-		if p.Topic != sp.topic {
-			return fail(400, "The cursor is of another topic.")
-		}
-		if _, ok := sp.next[p.Partition]; ok {
-			sp.next[p.Partition] = p.Offset
+	at, ok := parsePlaces(places)
+	if !ok {
+		return errCursor
+	}
+	for p, o := range at {
+		if _, ok := sp.next[p]; ok {
+			sp.next[p] = o
 		}
 	}
 	return nil
 }
+
+var errCursor = fail(400, "The cursor is damaged: send it as it came.")
 
 // more tells whether there is something between next and end.
 func (sp *span) more() bool {
@@ -305,65 +302,68 @@ func (sp *span) more() bool {
 	return false
 }
 
-// newReader makes a client that reads on from the positions of sp.
-func (s *Server) newReader(sp *span, behind bool) (*kgo.Client, error) {
-	at := map[int32]kgo.Offset{}
-	for p, o := range sp.next {
-		if !behind || o < sp.end[p] {
-			at[p] = kgo.NewOffset().At(o)
-		}
-	}
-	return kgo.NewClient(append([]kgo.Opt{kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{sp.topic: at}), kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-		kgo.KeepControlRecords(), kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchBytes), kgo.MaxConcurrentFetches(1),
-		kgo.FetchMaxWait(time.Second)}, s.kafka...)...)
-}
-
 // readSpan reads up to the ends of sp, limit records and about size bytes of
 // them, and moves sp.next behind what it returns. If nothing is there it waits.
 func (s *Server) readSpan(ctx context.Context, sp *span, limit int, size int64, wait time.Duration) ([]*kgo.Record, error) {
-	waiting := !sp.more() && wait > 0
-	if limit == 0 || !waiting && !sp.more() {
+	waiting := !sp.more()
+	if limit == 0 || waiting && wait == 0 {
 		return nil, nil
 	}
-	cl, err := s.newReader(sp, !waiting)
+	cl, err := s.fetchers.get()
 	if err != nil {
 		return nil, err
 	}
-	defer cl.Close()
-	poll := ctx
-	if waiting {
-		var cancel context.CancelFunc
-		poll, cancel = context.WithTimeout(ctx, wait)
-		defer cancel()
-	}
+	defer s.fetchers.put(cl)
 	var recs []*kgo.Record
-	for len(recs) < limit && size > 0 {
-		fetches := cl.PollRecords(poll, limit-len(recs))
-		if poll.Err() != nil {
+	for until := time.Now().Add(wait); len(recs) < limit && size > 0; {
+		var order []int32
+		for _, p := range slices.Sorted(maps.Keys(sp.next)) {
+			if waiting || sp.next[p] < sp.end[p] {
+				order = append(order, p)
+			}
+		}
+		if len(order) == 0 {
+			break
+		}
+		poll := time.Second // for what is there: a cold read takes its time
+		if waiting {
+			poll = max(0, time.Until(until))
+		}
+		chunks, err := fetch(ctx, cl, sp.detail, order, sp.next, fetchBytes, poll)
+		if err != nil && ctx.Err() != nil {
 			break // what is there is the answer; the cursor tells where it ends
 		}
-		if err := fetches.Err0(); err != nil {
+		if err != nil {
 			return nil, err
 		}
-		for _, e := range fetches.Errors() {
-			if len(recs) == 0 {
-				return nil, e.Err
+		for _, c := range chunks {
+			if c.err != nil && len(recs) > 0 {
+				return recs, nil // the next read finds it
 			}
+			if c.err != nil {
+				return nil, c.err
+			}
+			recs, size = sp.take(c, recs, limit, size)
 		}
-		for it := fetches.RecordIter(); !it.Done(); {
-			rec := it.Next()
-			if size <= 0 && len(recs) > 0 {
-				continue
-			}
-			if sp.next[rec.Partition] = rec.Offset + 1; rec.Attrs.IsControl() {
-				continue
-			}
-			recs = append(recs, rec)
-			size -= int64(len(rec.Key) + len(rec.Value) + 64)
-		}
-		if waiting && len(recs) > 0 || !waiting && !sp.more() {
+		if waiting && (len(recs) > 0 || !time.Now().Before(until)) {
 			break
 		}
 	}
 	return recs, nil
+}
+
+// take adds the records of a chunk to recs while limit and size last, and moves
+// next behind them.
+func (sp *span) take(c chunk, recs []*kgo.Record, limit int, size int64) ([]*kgo.Record, int64) {
+	for _, rec := range c.records {
+		if len(recs) >= limit || size <= 0 {
+			return recs, size
+		}
+		if sp.next[rec.Partition] = rec.Offset + 1; !rec.Attrs.IsControl() {
+			recs = append(recs, rec)
+			size -= int64(len(rec.Key) + len(rec.Value) + 64)
+		}
+	}
+	sp.next[c.partition] = max(sp.next[c.partition], c.next)
+	return recs, size
 }

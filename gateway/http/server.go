@@ -11,7 +11,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -36,8 +38,10 @@ type Limits struct {
 	MaxStream    int64         // bytes of an NDJSON body, after expansion; 1 GiB
 	MaxInFlight  int           // requests at work, streams apart; 512
 	MaxStreams   int           // NDJSON bodies at work; 128
-	MaxReaders   int           // readers of the past: bounded reads and tails that catch up; 64
+	MaxReaders   int           // bounded reads at work; 64
 	MaxTails     int           // SSE clients; 20,000
+	MaxTopics    int           // that are tailed; 256
+	MaxCatchUps  int           // SSE clients that read the past; others wait their turn; 32
 	MaxDecoded   int64         // bytes that all v2 bodies that are decoded take; 256 MiB
 	BodyTime     time.Duration // for a body that is read as a whole; 60 s
 	StallTime    time.Duration // between two reads of a streamed body, and for one write; 30 s
@@ -52,6 +56,7 @@ func (l Limits) withDefaults() Limits {
 		MaxBody: cmp.Or(l.MaxBody, 8<<20), MaxStream: cmp.Or(l.MaxStream, 1<<30),
 		MaxInFlight: cmp.Or(l.MaxInFlight, 512), MaxStreams: cmp.Or(l.MaxStreams, 128),
 		MaxReaders: cmp.Or(l.MaxReaders, 64), MaxTails: cmp.Or(l.MaxTails, 20_000), MaxDecoded: cmp.Or(l.MaxDecoded, 256<<20),
+		MaxTopics: cmp.Or(l.MaxTopics, 256), MaxCatchUps: cmp.Or(l.MaxCatchUps, 32),
 		BodyTime: cmp.Or(l.BodyTime, time.Minute), StallTime: cmp.Or(l.StallTime, 30*time.Second),
 		HeaderTime: cmp.Or(l.HeaderTime, 10*time.Second), IdleTime: cmp.Or(l.IdleTime, 2*time.Minute),
 		Heartbeat: cmp.Or(l.Heartbeat, 15*time.Second), DeliveryTime: cmp.Or(l.DeliveryTime, 30*time.Second),
@@ -75,13 +80,18 @@ type Server struct {
 	admin    *kadm.Client
 	topics   *topicCache
 	delivery deliveries
+	fetchers fetchers
 	http     *http.Server
 
 	ctx    context.Context // ends at Shutdown: streams and reads stop
 	cancel context.CancelFunc
 	close  sync.Once
 
-	inFlight, streams, readers, tails, zstds slots
+	inFlight, streams, readers, tails, zstds, catchUps slots
+
+	hubs    hubs
+	buffers buffers
+	queued  atomic.Int64 // tails that wait for catchUps
 
 	rules    rulesCache // of the v2 dialect, as what follows
 	v2Memory budget
@@ -106,6 +116,7 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("make Kafka client: %w", err)
 	}
 	s.client, s.admin = client, kadm.NewClient(client)
+	s.fetchers = fetchers{opts: append([]kgo.Opt{kgo.MaxDecompressBatchBytes(maxExpansion)}, s.kafka...), idle: make(chan *kgo.Client, idleFetchers)}
 	s.topics = newTopicCache(s.admin)
 	s.delivery.limit = s.limits.DeliveryTime
 	s.rules = rulesCache{admin: s.admin, known: map[string]cachedRules{}}
@@ -113,7 +124,8 @@ func New(o Options) (*Server, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.inFlight, s.streams = make(slots, s.limits.MaxInFlight), make(slots, s.limits.MaxStreams)
 	s.readers, s.tails = make(slots, s.limits.MaxReaders), make(slots, s.limits.MaxTails)
-	s.zstds = make(slots, zstdBodies)
+	s.zstds, s.catchUps = make(slots, zstdBodies), make(slots, s.limits.MaxCatchUps)
+	s.hubs = hubs{s: s, limit: s.limits.MaxTopics, by: map[string]*hub{}}
 	s.http = &http.Server{Handler: observed(s.handler(), o.Observe), ReadHeaderTimeout: s.limits.HeaderTime, IdleTimeout: s.limits.IdleTime, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	return s, nil
@@ -136,7 +148,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("shut down HTTP: %w", err), s.http.Close())
 	}
-	s.close.Do(s.client.Close)
+	s.close.Do(func() {
+		s.hubs.wait()
+		s.fetchers.close()
+		s.client.Close()
+	})
 	return err
 }
 
@@ -165,7 +181,8 @@ type route struct {
 func (s *Server) routes() []route {
 	return append([]route{
 		{"POST /api/v1/topics/{topic}/messages", nil, s.produce},
-		{"GET /api/v1/topics/{topic}/messages", s.readers, s.read},
+		{"GET /api/v1/topics/{topic}/messages", nil, s.readOrTail},
+		{"GET /api/v1/topics/{topic}/stream", nil, s.tail},
 	}, s.v2Routes()...)
 }
 
@@ -184,7 +201,13 @@ func (s *Server) guard(r route) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
 		rc := http.NewResponseController(w)
 		_ = rc.SetWriteDeadline(time.Time{})
-		defer func() { _ = rc.SetWriteDeadline(time.Now().Add(s.limits.StallTime)) }()
+		defer func() {
+			_ = rc.SetWriteDeadline(time.Now().Add(s.limits.StallTime))
+			if p := recover(); p != nil {
+				s.log.Error("a request failed in the gateway: this is a bug", "pattern", r.pattern, "panic", p, "stack", string(debug.Stack()))
+				panic(http.ErrAbortHandler)
+			}
+		}()
 		if r.slots != nil {
 			if !r.slots.take() {
 				writeError(w, errBusy)

@@ -60,7 +60,7 @@ func (s *Server) v2Read(c v2Call) ([]v2Message, error) {
 	if q.Has("offset") {
 		from["offset"] = q["offset"]
 	}
-	sp, err := s.startRead(ctx, topic, from)
+	sp, _, err := s.startRead(ctx, topic, from)
 	if err != nil {
 		return nil, err
 	}
