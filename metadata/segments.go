@@ -105,8 +105,33 @@ func parseSegmentRow(it kv.Item) (SegmentRow, error) {
 // epoch having written to the partition (ErrFenced), and fences lower ones.
 // Adding a segment again is no error and keeps the row that is there.
 func (s *Store) AddSegment(ctx context.Context, r SegmentRow) error {
+	return s.ReplaceSegments(ctx, r, nil)
+}
+
+// MaxReplaced is how many segments one ReplaceSegments can take the place of,
+// so that it is one commit.
+const MaxReplaced = kv.MaxCommitKeys - 4
+
+// ReplaceSegments indexes a segment as AddSegment does and removes the rows of
+// those that it takes the place of, of the same partition and at most
+// MaxReplaced, in one commit. Absent ones are no error. When the row is there
+// already, an earlier call's answer was lost: the rows went with it.
+func (s *Store) ReplaceSegments(ctx context.Context, r SegmentRow, replaced []SegmentID) error {
 	if err := r.check(); err != nil {
 		return err
+	}
+	if len(replaced) > MaxReplaced {
+		return fmt.Errorf("%w: %d segments to replace, at most %d", ErrInvalidRequest, len(replaced), MaxReplaced)
+	}
+	key := r.row(r.TP)
+	drop := make([]kv.Op, len(replaced))
+	for i, id := range replaced {
+		if err := id.check(); err != nil {
+			return err
+		}
+		if drop[i] = (kv.Op{Key: id.row(r.TP), Delete: true}); drop[i].Key == key {
+			return fmt.Errorf("%w: segment %s is to replace itself", ErrInvalidRequest, key)
+		}
 	}
 	v, err := encode(segmentValue{
 		Format: formatVersion, Size: r.Size, LogSize: r.LogSize, Records: r.Records,
@@ -115,7 +140,6 @@ func (s *Store) AddSegment(ctx context.Context, r SegmentRow) error {
 	if err != nil {
 		return err
 	}
-	key := r.row(r.TP)
 	err = s.update(ctx, func() ([]kv.Op, []kv.Precondition, error) {
 		op, pre, err := s.raiseOp(ctx, r.TP, partitionRow{Epoch: r.Epoch})
 		if err != nil {
@@ -128,7 +152,7 @@ func (s *Store) AddSegment(ctx context.Context, r SegmentRow) error {
 		if it.Revision != 0 {
 			return nil, nil, s.sameSegment(it, r)
 		}
-		ops := []kv.Op{{Key: key, Value: v}}
+		ops := append([]kv.Op{{Key: key, Value: v}}, drop...)
 		if op != nil {
 			ops = append(ops, *op)
 		}

@@ -78,6 +78,45 @@ func Encode(records []Record, opts EncodeOptions) ([]byte, error) {
 	return Assemble(h, packed), nil
 }
 
+// NoHorizon: Retain leaves the delete horizon of the batch as it is.
+const NoHorizon = -1
+
+// Retain returns the batch of header h with only these of its records, in their
+// order, as Kafka's log cleaner does: base offset, last offset, producer and
+// codec stay, so the offsets of what is gone stay taken. A horizon, in ms since
+// 1970, is set as the batch's delete horizon (KIP-534) unless it is NoHorizon.
+func Retain(h Header, records []Record, horizon int64) ([]byte, error) {
+	if len(records) == 0 {
+		return nil, fmt.Errorf("retain records of the batch at %d: %w: none", h.BaseOffset, ErrInvalid)
+	}
+	switch {
+	case horizon != NoHorizon:
+		h.Attributes |= attrDeleteHorizon
+		h.BaseTimestamp = horizon
+	case !h.DeleteHorizon():
+		h.BaseTimestamp = records[0].Timestamp
+	}
+	if !h.LogAppendTime() {
+		h.MaxTimestamp = records[0].Timestamp
+	}
+	h.NumRecords = int32(len(records))
+	var raw, one []byte
+	for i := range records {
+		r := &records[i]
+		if !h.LogAppendTime() {
+			h.MaxTimestamp = max(h.MaxTimestamp, r.Timestamp)
+		}
+		one = appendRecord(one[:0], r, r.OffsetDelta, h.BaseTimestamp)
+		raw = binary.AppendVarint(raw, int64(len(one)))
+		raw = append(raw, one...)
+	}
+	packed, err := Compress(h.Codec(), raw, true)
+	if err != nil {
+		return nil, fmt.Errorf("retain records of the batch at %d: %w", h.BaseOffset, err)
+	}
+	return Assemble(h, packed), nil
+}
+
 // Assemble puts header and records section together, with the right length and CRC.
 func Assemble(h Header, records []byte) []byte {
 	b := make([]byte, HeaderSize+len(records))

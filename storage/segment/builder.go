@@ -49,7 +49,8 @@ func NewBuilder(tp ids.TopicPartition, base int64, interval int) *Builder {
 }
 
 // Add takes the next batch: its header as stamped, and its bytes, of which
-// only the first HeadSize are read, because the batch's own CRC is known.
+// only the first HeadSize are read, because the batch's own CRC is known; all
+// of them when the batch has a delete horizon.
 func (b *Builder) Add(h batch.Header, raw []byte) {
 	size := int64(h.Size())
 	head := raw[:HeadSize]
@@ -67,12 +68,29 @@ func (b *Builder) Add(h batch.Header, raw []byte) {
 	m.Records += int64(h.NumRecords)
 	m.Last, m.Epoch = h.LastOffset(), h.LeaderEpoch
 	m.MaxTimestamp = max(m.MaxTimestamp, h.MaxTimestamp)
-	if first := min(h.BaseTimestamp, h.MaxTimestamp); m.MinTimestamp < 0 || first < m.MinTimestamp {
+	if first := firstTimestamp(&h, raw); m.MinTimestamp < 0 || first < m.MinTimestamp {
 		m.MinTimestamp = first
 	}
 	if n := len(b.epochs); n == 0 || b.epochs[n-1].Epoch < h.LeaderEpoch {
 		b.epochs = append(b.epochs, EpochStart{Epoch: h.LeaderEpoch, Start: h.BaseOffset})
 	}
+}
+
+// firstTimestamp is the least timestamp of a batch as its header tells it. A
+// delete horizon has taken its place there, so then the records are asked.
+func firstTimestamp(h *batch.Header, raw []byte) int64 {
+	first := min(h.BaseTimestamp, h.MaxTimestamp)
+	if !h.DeleteHorizon() {
+		return first
+	}
+	first = h.MaxTimestamp
+	for r, err := range batch.Records(raw, batch.Limits{}) {
+		if err != nil {
+			return 0 // as old as can be: nobody leaves the segment out for it
+		}
+		first = min(first, r.Timestamp)
+	}
+	return first
 }
 
 // EndSpan makes the next batch begin a span.
@@ -108,6 +126,26 @@ func (b *Builder) Trailer(lastStable int64, aborted []AbortedTxn, producers []Pr
 	m := b.meta
 	m.LastStable = lastStable
 	return encodeTrailer(&m, b.spans, aborted, producers, b.epochs)
+}
+
+// Inherited is what a rewritten segment takes over from those it replaces,
+// because its batches no longer tell it.
+type Inherited struct {
+	Last       int64 // last offset of the range, at least that of the last batch
+	LastStable int64
+	Aborted    []AbortedTxn
+	Producers  []ProducerState
+	Epochs     []EpochStart // all of the range, also those without a batch left
+}
+
+// RewriteTrailer encodes the trailer of a rewritten segment.
+func (b *Builder) RewriteTrailer(in Inherited) []byte {
+	b.meta.Last = max(b.meta.Last, in.Last)
+	b.epochs = in.Epochs
+	if n := len(in.Epochs); n > 0 {
+		b.meta.Epoch = in.Epochs[n-1].Epoch
+	}
+	return b.Trailer(in.LastStable, in.Aborted, in.Producers)
 }
 
 // ObjectCRC is the CRC32C of the log followed by the trailer.

@@ -143,7 +143,7 @@ func (r *Report) add(h *batch.Header, raw []byte) {
 	r.LogSize += int64(len(raw))
 	r.LogCRC = crc32.Update(r.LogCRC, castagnoli, raw)
 	r.MaxTimestamp = max(r.MaxTimestamp, h.MaxTimestamp)
-	if first := min(h.BaseTimestamp, h.MaxTimestamp); r.MinTimestamp < 0 || first < r.MinTimestamp {
+	if first := firstTimestamp(h, raw); r.MinTimestamp < 0 || first < r.MinTimestamp {
 		r.MinTimestamp = first
 	}
 }
