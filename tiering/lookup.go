@@ -52,10 +52,12 @@ func (r *Reader) OffsetForTimestamp(ctx context.Context, tp ids.TopicPartition, 
 	defer r.leave()
 	err = r.eachRow(ctx, tp, max(from, 0), func(row Segment) (bool, error) {
 		if row.MaxTimestamp < ts {
+			from = max(from, row.Last+1)
 			return false, nil
 		}
 		var err error
 		found, ok, err = r.searchRow(ctx, row, ts, from)
+		from = max(from, row.Last+1) // what a rewritten segment hides of the next is not looked at
 		return ok, err
 	})
 	return found, ok, err

@@ -29,7 +29,7 @@ func (s *sweep) prove(ctx context.Context, tp ids.TopicPartition, objects []obje
 		return nil, fmt.Errorf("prove log start of %s: %w", tp, err)
 	}
 	for _, ob := range objects {
-		if ob.Generation == 0 || !indexed[ob.SegmentKey] {
+		if ob.Generation == 0 || !indexed[ob.SegmentKey] || !outranksAny(ob, objects) {
 			continue
 		}
 		if _, err := readRow(ctx, s.Bucket, ob.info); err != nil {
@@ -39,6 +39,17 @@ func (s *sweep) prove(ctx context.Context, tp ids.TopicPartition, objects []obje
 		p.rewrites = append(p.rewrites, ob)
 	}
 	return p, nil
+}
+
+// outranksAny tells whether a rewrite can cover something: else its footer need
+// not be read with every sweep.
+func outranksAny(w object, objects []object) bool {
+	for _, ob := range objects {
+		if w.Generation > ob.Generation && w.Base <= ob.Last && w.Last >= ob.Base {
+			return true
+		}
+	}
+	return false
 }
 
 // verdict says why an object is dead and since when; "" when nothing proves it.

@@ -89,6 +89,7 @@ const (
 	SweepGrace          SweepAction = "keep: dead, within grace"
 	SweepReindex        SweepAction = "index again"
 	SweepUnknownTopic   SweepAction = "keep: the bucket knows no such topic"
+	SweepRewritten      SweepAction = "keep: not indexed, compaction has or had its offsets in another"
 	SweepFenced         SweepAction = "keep: not indexed, of an older epoch"
 	SweepForeign        SweepAction = "keep: not a segment's key"
 	SweepMissing        SweepAction = "missing: indexed, not in the bucket"
@@ -248,7 +249,7 @@ func (s *sweep) partition(ctx context.Context, objects []object) error {
 		action, since := p.verdict(ob)
 		switch {
 		case action == "":
-			s.keep(ctx, p, ob, indexed[ob.SegmentKey])
+			s.keep(ctx, p, ob, indexed[ob.SegmentKey], rows)
 			continue
 		case s.Now().Sub(since) <= s.Grace:
 			s.item(ob.info.Key, ob.info.Size, SweepGrace)
@@ -269,7 +270,7 @@ func (s *sweep) partition(ctx context.Context, objects []object) error {
 }
 
 // keep handles an object that nothing proves dead.
-func (s *sweep) keep(ctx context.Context, p *proof, ob object, indexed bool) {
+func (s *sweep) keep(ctx context.Context, p *proof, ob object, indexed bool, rows []Segment) {
 	switch {
 	case indexed:
 		return
@@ -278,6 +279,9 @@ func (s *sweep) keep(ctx context.Context, p *proof, ob object, indexed bool) {
 		return
 	case s.Now().Sub(ob.info.Modified) <= s.Settle:
 		return // its uploader may be about to index it
+	case rewritten(ob, rows):
+		s.item(ob.info.Key, ob.info.Size, SweepRewritten)
+		return
 	}
 	if s.DryRun {
 		s.item(ob.info.Key, ob.info.Size, SweepReindex)
@@ -296,6 +300,21 @@ func (s *sweep) keep(ctx context.Context, p *proof, ob object, indexed bool) {
 		s.item(ob.info.Key, ob.info.Size, SweepReindex)
 		s.Logger.Info("indexed a segment again", "key", ob.info.Key)
 	}
+}
+
+// rewritten tells of an object without a row whether compaction explains that:
+// it has been replaced since the list was read, or it is a rewrite that never
+// got its row, while others hold its offsets. Such a rewrite must not get one
+// later: what it says of the log was true when it was made, but not of what was
+// cleaned since. The next pass over its offsets covers it.
+func rewritten(ob object, rows []Segment) bool {
+	var held ranges
+	for _, r := range rows {
+		if ob.Generation > 0 || r.Generation > 0 {
+			held.add(r.Base, r.Last)
+		}
+	}
+	return len(held) > 0 && held.hold(ob.Base, ob.Last)
 }
 
 // missing looks for rows whose object is not there. One that is provably dead

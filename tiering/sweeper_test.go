@@ -200,8 +200,11 @@ func TestSweepCovered(t *testing.T) {
 	row := whole.row()
 	row.Generation = 1
 	whole.putAs(t, r.b, nil, row)
-	r.sweep(t) // a rewrite that is not indexed covers nothing, but is indexed
-	r.want(t, 4, 4, SweepReindex)
+	r.sweep(t) // a rewrite that is not indexed covers nothing
+	r.want(t, 4, 3, SweepRewritten)
+	if err := r.x.Add(t.Context(), row); err != nil {
+		t.Fatal(err)
+	}
 	r.sweep(t)
 	r.want(t, 3, 3, SweepDeleteCovered)
 
@@ -211,6 +214,26 @@ func TestSweepCovered(t *testing.T) {
 	second.putAs(t, r.b, r.x, row)
 	r.sweep(t)
 	r.want(t, 3, 3, SweepDeleteCovered) // by two rewrites together
+
+	// where the index has lost the offsets a rewrite is as good as any
+	r = newSweepRig()
+	whole.putAs(t, r.b, nil, whole.row())
+	row = second.row()
+	row.Generation = 2
+	second.putAs(t, r.b, nil, row)
+	r.sweep(t)
+	r.want(t, 2, 2, SweepReindex, SweepReindex)
+
+	// an object replaced after the list was made does not come back
+	r = newSweepRig()
+	gone := r.three(t, testTP)[0]
+	row = whole.row()
+	row.Generation = 1
+	if err := errors.Join(r.x.Drop(t.Context(), testTP, []SegmentKey{gone.SegmentKey}), r.x.Add(t.Context(), row)); err != nil {
+		t.Fatal(err)
+	}
+	r.sweep(t)
+	r.want(t, 3, 3, SweepRewritten, SweepMissing)
 
 	// a rewrite that is broken covers nothing
 	r = newSweepRig()
