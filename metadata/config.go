@@ -414,6 +414,10 @@ func (c *TopicConfig) check(topic map[string]string) error {
 		return fmt.Errorf("%w: conflict topic config setting min.compaction.lag.ms (%d) > max.compaction.lag.ms (%d)",
 			ErrInvalidConfig, c.MinCompactionLagMs, c.MaxCompactionLagMs)
 	}
+	if c.CleanupPolicy.Compact && (!c.RemoteStorage || c.RemoteCopyDisabled) {
+		return fmt.Errorf("%w: cleanup.policy=compact needs remote.storage.enable=true and remote.log.copy.disable=false: "+
+			"segments are compacted in the bucket", ErrInvalidConfig)
+	}
 	if !c.RemoteStorage {
 		return nil
 	}

@@ -69,7 +69,6 @@ func same(names ...string) []synonym {
 // Values of effect that several configs share.
 const (
 	honoured     = "honoured"
-	noCompaction = "accepted; without effect until compaction exists"
 	noReplicas   = "accepted; without effect, the bucket replicates"
 )
 
@@ -126,7 +125,7 @@ func segmentDefs() []configDef {
 func retentionDefs() []configDef {
 	return []configDef{
 		{name: "cleanup.policy", typ: TypeList, kafka: "delete", def: "delete", oneOf: []string{"compact", "delete"},
-			synonyms: same("log.cleanup.policy"), effect: "delete is honoured; compact is accepted and keeps everything until compaction exists. Retention never applies to a topic without delete",
+			synonyms: same("log.cleanup.policy"), effect: "honoured; compact needs remote storage, as segments are compacted in the bucket, and refuses records without a key. Retention never applies to a topic without delete",
 			doc: "What happens to old segments: delete by retention, compact by key, both, or (empty) nothing."},
 		{name: "retention.ms", typ: TypeLong, kafka: "604800000", def: "604800000", min: -1, max: maxLong,
 			synonyms: []synonym{{"log.retention.ms", 1}, {"log.retention.minutes", 60_000}, {"log.retention.hours", hourMs}}, effect: honoured,
@@ -159,16 +158,16 @@ func retentionDefs() []configDef {
 func compactionDefs() []configDef {
 	return []configDef{
 		{name: "delete.retention.ms", typ: TypeLong, kafka: "86400000", def: "86400000", min: 0, max: maxLong,
-			synonyms: same("log.cleaner.delete.retention.ms"), effect: noCompaction,
-			doc: "Time in ms that tombstones of a compacted topic stay."},
+			synonyms: same("log.cleaner.delete.retention.ms"), effect: honoured,
+			doc: "Time in ms that tombstones of a compacted topic stay after they were first cleaned."},
 		{name: "min.compaction.lag.ms", typ: TypeLong, kafka: "0", def: "0", min: 0, max: maxLong,
-			synonyms: same("log.cleaner.min.compaction.lag.ms"), effect: noCompaction,
+			synonyms: same("log.cleaner.min.compaction.lag.ms"), effect: honoured,
 			doc: "Least time in ms that a record stays uncompacted."},
 		{name: "max.compaction.lag.ms", typ: TypeLong, kafka: longMax, def: longMax, min: 1, max: maxLong,
-			synonyms: same("log.cleaner.max.compaction.lag.ms"), effect: noCompaction,
+			synonyms: same("log.cleaner.max.compaction.lag.ms"), effect: honoured,
 			doc: "Greatest time in ms that a record stays ineligible for compaction."},
 		{name: "min.cleanable.dirty.ratio", typ: TypeDouble, kafka: "0.5", def: "0.5", min: 0, max: 1,
-			synonyms: same("log.cleaner.min.cleanable.ratio"), effect: noCompaction,
+			synonyms: same("log.cleaner.min.cleanable.ratio"), effect: honoured,
 			doc: "Least share of uncompacted log before it is compacted."},
 	}
 }

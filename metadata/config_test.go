@@ -157,12 +157,12 @@ func TestRetentionInForce(t *testing.T) {
 
 func TestTyped(t *testing.T) {
 	d := defaults(t, map[string]string{"log.retention.hours": "2", "durability": "local", "log.roll.ms": "77", "log.roll.hours": "9", "message.max.bytes": "200000000"})
-	c, err := d.Parse(parseConfigs("message.timestamp.type=LogAppendTime cleanup.policy=compact,delete remote.storage.enable=FALSE internal.segment.bytes=100"))
+	c, err := d.Parse(parseConfigs("message.timestamp.type=LogAppendTime cleanup.policy=delete remote.storage.enable=FALSE internal.segment.bytes=100"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.RetentionMs != 7200000 || c.Durability != DurabilityLocal || c.SegmentMs != 77 || c.MaxMessageBytes != 200000000 ||
-		c.TimestampType != LogAppendTime || !c.CleanupPolicy.Compact || !c.CleanupPolicy.Delete || c.RemoteStorage || c.SegmentBytes != 100 {
+		c.TimestampType != LogAppendTime || c.CleanupPolicy.Compact || !c.CleanupPolicy.Delete || c.RemoteStorage || c.SegmentBytes != 100 {
 		t.Fatalf("%+v", c)
 	}
 	if c, _ := defaults(t, nil).Parse(nil); c.SegmentBytes != 64<<20 || !c.RemoteStorage || c.Durability != DurabilityLocal || c.MaxMessageBytes != 1048588 {

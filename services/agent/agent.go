@@ -209,7 +209,7 @@ func (a *Agent) openBroker(ctx context.Context) error {
 	}
 	b, err := broker.New(ctx, broker.Options{Store: a.store, Meta: a.meta, Bucket: a.bucket, Incarnation: a.incarnation, Epoch: a.meta.NodeEpoch(),
 		Self: self, Reader: r, AutoCreate: a.cfg.AutoCreate, Settings: a.settings(self), DataDir: a.cfg.DataDir, BucketName: bucketurl.Redact(a.cfg.bucketURL()),
-		RetentionInterval: a.cfg.RetentionInterval, SweepInterval: a.cfg.SweepInterval, SweepGrace: a.cfg.SweepGrace,
+		RetentionInterval: a.cfg.RetentionInterval, SweepInterval: a.cfg.SweepInterval, SweepGrace: a.cfg.SweepGrace, CompactInterval: a.cfg.CompactInterval,
 		UploadObserver: a.metrics.uploaded, Groups: a.cfg.Groups, Logger: a.log})
 	if err != nil {
 		return err

@@ -45,6 +45,7 @@ type Config struct {
 	RetentionInterval time.Duration
 	SweepInterval     time.Duration
 	SweepGrace        time.Duration
+	CompactInterval   time.Duration
 	ShutdownTimeout   time.Duration
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/services/group"
+	"github.com/cirrolog/cirrolog/tiering"
 )
 
 const (
@@ -136,6 +137,23 @@ func (o out) counter(name string, v float64, labels ...string) {
 	o.ch <- prometheus.MustNewConstMetric(o.descs[name], prometheus.CounterValue, v, labels...)
 }
 
+func (o out) compaction(s tiering.CompactStats) {
+	o.counter("compaction_passes_total", float64(s.Passes))
+	o.counter("compaction_failures_total", float64(s.Failures))
+	o.counter("compaction_read_bytes_total", float64(s.BytesRead))
+	o.counter("compaction_written_bytes_total", float64(s.BytesWritten))
+	o.counter("compaction_removed_bytes_total", float64(s.BytesRemoved))
+	o.counter("compaction_removed_records_total", float64(s.RecordsRemoved))
+	o.counter("compaction_replaced_segments_total", float64(s.SegmentsReplaced))
+	o.counter("compaction_written_segments_total", float64(s.SegmentsWritten))
+	last := 0.0
+	if !s.LastEnd.IsZero() {
+		last = float64(s.LastEnd.UnixMilli()) / 1000
+	}
+	o.gauge("compaction_last_pass_timestamp_seconds", last)
+	o.gauge("compaction_last_pass_seconds", s.LastTook.Seconds())
+}
+
 // Collect implements prometheus.Collector.
 func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	if !c.a.open.Load() {
@@ -178,6 +196,7 @@ func (c *stateCollector) disk(o out) {
 	o.counter("produce_waits_total", float64(st.Waits))
 	o.counter("produce_wait_seconds_total", st.WaitTime.Seconds())
 	o.counter("tier_damaged_total", float64(c.a.broker.UploadCounters().Damaged))
+	o.compaction(c.a.broker.CompactStats())
 }
 
 func (c *stateCollector) reads(o out) {

@@ -16,6 +16,13 @@ func (v *view) sort() {
 
 // CreateTopic creates a topic; when it returns, the topic can be used.
 func (b *Broker) CreateTopic(ctx context.Context, req metadata.CreateTopic) (*Topic, error) {
+	if req.Name == OffsetsTopic {
+		if configs, err := b.opts.Meta.Defaults().Replace(nil, req.Configs); err == nil { // else it is refused below
+			if err := b.checkOffsetsTopic(req.Name, configs); err != nil {
+				return nil, err
+			}
+		}
+	}
 	t, err := b.opts.Meta.CreateTopic(ctx, req)
 	if err != nil {
 		return nil, err
@@ -35,11 +42,25 @@ func (b *Broker) CreatePartitions(ctx context.Context, name string, total int32,
 
 // AlterTopicConfig changes some configs of a topic.
 func (b *Broker) AlterTopicConfig(ctx context.Context, name string, ops []metadata.ConfigOp, validateOnly bool) error {
+	if t := b.Topic(name); t != nil {
+		if configs, err := b.opts.Meta.Defaults().Apply(t.Configs, ops); err == nil {
+			if err := b.checkOffsetsTopic(name, configs); err != nil {
+				return err
+			}
+		}
+	}
 	return b.opts.Meta.AlterConfig(ctx, name, ops, validateOnly)
 }
 
 // ReplaceTopicConfig replaces all configs that a topic sets.
 func (b *Broker) ReplaceTopicConfig(ctx context.Context, name string, configs map[string]*string, validateOnly bool) error {
+	if t := b.Topic(name); t != nil {
+		if next, err := b.opts.Meta.Defaults().Replace(t.Configs, configs); err == nil {
+			if err := b.checkOffsetsTopic(name, next); err != nil {
+				return err
+			}
+		}
+	}
 	return b.opts.Meta.ReplaceConfig(ctx, name, configs, validateOnly)
 }
 

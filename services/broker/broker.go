@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,7 @@ type Options struct {
 	RetentionInterval time.Duration // default 30 s
 	SweepInterval     time.Duration // default 10 min
 	SweepGrace        time.Duration // default 1 h: how long dead objects stay in the bucket
+	CompactInterval   time.Duration // default 15 s: how often compacted topics are looked at
 	UploadConcurrency int
 	Groups            GroupOptions
 	UploadObserver    func(topic string, bytes int64, took time.Duration, err error)
@@ -59,6 +61,9 @@ func (o *Options) setDefaults() error {
 	if o.SweepGrace <= 0 {
 		o.SweepGrace = time.Hour
 	}
+	if o.CompactInterval <= 0 {
+		o.CompactInterval = 15 * time.Second // Kafka's log.cleaner.backoff.ms
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -74,6 +79,7 @@ type Broker struct {
 	opts     Options
 	uploader *tiering.Uploader
 	index    *metaIndex
+	compact  compaction
 
 	view  atomic.Pointer[view]
 	mu    sync.Mutex // serialises changes of view
@@ -108,6 +114,10 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.view.Store(&view{byName: map[string]*Topic{}, byID: map[ids.TopicID]*Topic{}, parts: map[ids.TopicID][]*Partition{}})
 	b.house.init()
+	if err := b.compact.init(b); err != nil {
+		b.cancel()
+		return nil, err
+	}
 	groups, err := newGroups(b, o.Groups)
 	if err != nil {
 		b.cancel()
@@ -146,7 +156,8 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 		return nil, err
 	}
 	b.uploader = up
-	b.wg.Add(3)
+	b.wg.Add(4)
+	go b.compactLoop()
 	go b.housekeepLoop()
 	go b.publishLoop()
 	go b.sweepLoop()
@@ -239,7 +250,12 @@ func (b *Broker) openPartitions(t *Topic, known []*Partition) ([]*Partition, err
 }
 
 func logConfig(t *Topic) storage.LogConfig {
-	return storage.LogConfig{SegmentBytes: t.Config.SegmentBytes, SegmentAge: time.Duration(t.Config.SegmentMs) * time.Millisecond,
+	age := t.Config.SegmentMs
+	if t.Config.CleanupPolicy.Compact { // what is active is not cleaned
+		age = min(age, t.Config.MaxCompactionLagMs)
+	}
+	age = min(age, math.MaxInt64/int64(time.Millisecond))
+	return storage.LogConfig{SegmentBytes: t.Config.SegmentBytes, SegmentAge: time.Duration(age) * time.Millisecond,
 		IndexInterval: int(max(t.Config.IndexIntervalBytes, 1))}
 }
 
@@ -277,6 +293,10 @@ func (p *Partition) addTiered(s tiering.Segment) {
 	for at := p.lastUpload.Load(); s.Uploaded > at && !p.lastUpload.CompareAndSwap(at, s.Uploaded); at = p.lastUpload.Load() {
 	}
 	p.log.MarkTiered(s.Last)
+	if s.Generation > 0 {
+		// All up to here was cleaned: this disk must not go on with what has been removed.
+		p.log.DropLocal(s.Last + 1)
+	}
 }
 
 // Close stops uploads and background work. The store stays open.

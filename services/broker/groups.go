@@ -105,9 +105,9 @@ func (g *Groups) Ensure(ctx context.Context) (*Topic, error) {
 	if t := g.b.Topic(OffsetsTopic); t != nil {
 		return t, nil
 	}
-	compact, segment, message := "compact", "104857600", strconv.Itoa(min(maxRecordBytes+recordRoom, g.b.opts.Store.MaxBatch()))
+	compact, remote, keep, segment, message := "compact", "true", "false", "104857600", strconv.Itoa(min(maxRecordBytes+recordRoom, g.b.opts.Store.MaxBatch()))
 	_, err := g.b.CreateTopic(ctx, metadata.CreateTopic{Name: OffsetsTopic, Partitions: g.o.Partitions, ReplicationFactor: -1,
-		Configs: map[string]*string{"cleanup.policy": &compact, "segment.bytes": &segment, "max.message.bytes": &message}})
+		Configs: map[string]*string{"cleanup.policy": &compact, "remote.storage.enable": &remote, "remote.log.copy.disable": &keep, "segment.bytes": &segment, "max.message.bytes": &message}})
 	if err != nil && !errors.Is(err, metadata.ErrTopicExists) {
 		g.b.opts.Logger.Warn("the topic of consumer groups can't be created", "topic", OffsetsTopic, "err", err)
 		return nil, fmt.Errorf("%w: create %s: %w", group.ErrCoordinatorNotAvailable, OffsetsTopic, err)

@@ -20,6 +20,8 @@ type TieredReader interface {
 	EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int32) (found int32, end int64, ok bool, err error)
 	// MaxTimestamp returns the greatest timestamp from offset from on, -1 when there is none.
 	MaxTimestamp(ctx context.Context, tp ids.TopicPartition, from int64) (int64, error)
+	// What the cleaner of compacted topics reads with.
+	tiering.Scanner
 }
 
 // housekeeper collects what the background loop has to look at.

@@ -27,6 +27,7 @@ type Partition struct {
 	bucketBytes atomic.Int64
 	bucketCount atomic.Int64
 	lastUpload  atomic.Int64 // ms since 1970
+	compact     compactState // of compactLoop
 	gone        atomic.Bool
 }
 
@@ -92,6 +93,15 @@ func (p *Partition) validate(records []byte) (batch.Header, error) {
 	if h.Transactional() {
 		return h, ErrTransactionalUnsupported
 	}
+	if cfg.CleanupPolicy.Compact {
+		null, err := batch.HasNullKey(records, batch.Limits{})
+		if err == nil && null {
+			err = fmt.Errorf("%w: topic %s is compacted and can't take a record without a key", batch.ErrInvalid, p.topic.Load().Name)
+		}
+		if err != nil {
+			return h, err
+		}
+	}
 	return h, p.checkTimestamps(&h, cfg)
 }
 
@@ -154,6 +164,13 @@ func (p *Partition) Read(ctx context.Context, o ReadOptions) ReadResult {
 	if o.MaxBytes <= 0 && !o.MinOneBatch {
 		return res
 	}
+	p.readFrom(ctx, o, &res)
+	return res
+}
+
+// readFrom reads from this disk or, what is not there, from the bucket. Where
+// compaction has emptied the tiered range up to its end, it goes on behind it.
+func (p *Partition) readFrom(ctx context.Context, o ReadOptions, res *ReadResult) {
 	r, err := p.log.Read(ctx, o.Offset, o.MaxBytes, o.MinOneBatch)
 	switch {
 	case err == nil:
@@ -161,22 +178,29 @@ func (p *Partition) Read(ctx context.Context, o ReadOptions) ReadResult {
 		p.b.count(r.FromMemory, r.Size)
 	case errors.Is(err, storage.ErrNotLocal),
 		errors.Is(err, storage.ErrDamaged) && o.Offset < p.tiered.Load():
-		p.readTiered(ctx, o, &res)
+		if next := p.readTiered(ctx, o, res); next > o.Offset && next <= res.HighWatermark {
+			o.Offset = next
+			p.readFrom(ctx, o, res)
+		}
 	case errors.Is(err, storage.ErrBusy):
 		// no buffer in time: an empty answer, the client asks again
 	default:
 		res.Err = storageError(err)
 	}
-	return res
 }
 
-func (p *Partition) readTiered(ctx context.Context, o ReadOptions, res *ReadResult) {
+// readTiered reads from the bucket. It returns a greater offset than the one
+// asked for when there is nothing before that.
+func (p *Partition) readTiered(ctx context.Context, o ReadOptions, res *ReadResult) (next int64) {
 	if o.CacheOnly {
 		res.Tiered = true
-		return
+		return o.Offset
 	}
 	r, err := p.b.opts.Reader.Read(ctx, p.tp, o.Offset, max(o.MaxBytes, 1), o.MinOneBatch)
 	switch {
+	case err == nil && r.Size == 0 && r.NextOffset > o.Offset:
+		r.Release()
+		return r.NextOffset
 	case err == nil:
 		res.Data, res.Release = r.Data, r.Release
 		p.b.tieredReads.Add(1)
@@ -187,6 +211,7 @@ func (p *Partition) readTiered(ctx context.Context, o ReadOptions, res *ReadResu
 		p.b.opts.Logger.Warn("tiered read failed", "topic", p.topic.Load().Name, "partition", p.tp.Partition, "offset", o.Offset, "err", err)
 		res.Err = fmt.Errorf("%w: %w", ErrStorage, err)
 	}
+	return o.Offset
 }
 
 // diverging tells a client that has records of a lineage this log does not

@@ -17,7 +17,10 @@ import (
 // metaIndex is the metadata store's segment index as tiering sees it.
 type metaIndex struct{ meta *metadata.Store }
 
-var _ tiering.Index = (*metaIndex)(nil)
+var (
+	_ tiering.Index        = (*metaIndex)(nil)
+	_ tiering.CompactIndex = (*metaIndex)(nil)
+)
 
 // NewIndex returns the segment index of a metadata store.
 func NewIndex(meta *metadata.Store) tiering.Index { return &metaIndex{meta: meta} }
@@ -48,9 +51,12 @@ func (x *metaIndex) Segments(ctx context.Context, tp ids.TopicPartition, from in
 }
 
 // Add implements tiering.Index.
-func (x *metaIndex) Add(ctx context.Context, s tiering.Segment) error {
-	err := x.meta.AddSegment(ctx, metadata.SegmentRow{TP: s.TP, SegmentID: rowID(s.SegmentKey), Size: s.Size, LogSize: s.LogSize, Records: s.Records,
-		MinTimestamp: s.MinTimestamp, MaxTimestamp: s.MaxTimestamp, LastStable: s.LastStable, Uploaded: s.Uploaded})
+func (x *metaIndex) Add(ctx context.Context, s tiering.Segment) error { return x.Replace(ctx, s, nil) }
+
+// Replace implements tiering.CompactIndex.
+func (x *metaIndex) Replace(ctx context.Context, s tiering.Segment, replaced []tiering.SegmentKey) error {
+	err := x.meta.ReplaceSegments(ctx, metadata.SegmentRow{TP: s.TP, SegmentID: rowID(s.SegmentKey), Size: s.Size, LogSize: s.LogSize, Records: s.Records,
+		MinTimestamp: s.MinTimestamp, MaxTimestamp: s.MaxTimestamp, LastStable: s.LastStable, Uploaded: s.Uploaded}, rowIDs(replaced))
 	if errors.Is(err, metadata.ErrFenced) {
 		return fmt.Errorf("%w: %w", tiering.ErrFenced, err)
 	}
@@ -59,11 +65,15 @@ func (x *metaIndex) Add(ctx context.Context, s tiering.Segment) error {
 
 // Drop implements tiering.Index.
 func (x *metaIndex) Drop(ctx context.Context, tp ids.TopicPartition, keys []tiering.SegmentKey) error {
-	rows := make([]metadata.SegmentID, len(keys))
+	return x.meta.DropSegments(ctx, tp, rowIDs(keys))
+}
+
+func rowIDs(keys []tiering.SegmentKey) []metadata.SegmentID {
+	out := make([]metadata.SegmentID, len(keys))
 	for i, k := range keys {
-		rows[i] = rowID(k)
+		out[i] = rowID(k)
 	}
-	return x.meta.DropSegments(ctx, tp, rows)
+	return out
 }
 
 // localTier shows the uploader what is closed on this disk.

@@ -65,6 +65,7 @@ func (a *app) serveCmd() *cobra.Command {
 	f.Var((*duration)(&cfg.RetentionInterval), "retention-interval", "how often retention is checked (0: 30s)")
 	f.Var((*duration)(&cfg.SweepInterval), "sweep-interval", "how often the bucket is swept (0: 10m)")
 	f.Var((*duration)(&cfg.SweepGrace), "sweep-grace", "how long dead objects stay in the bucket (0: 1h)")
+	f.Var((*duration)(&cfg.CompactInterval), "compaction-interval", "how often compacted topics are looked at (0: 15s)")
 	f.Var((*duration)(&cfg.ShutdownTimeout), "shutdown-timeout", "bound of a graceful stop")
 	f.StringVar((*string)(&cfg.PerPartition), "metrics-per-partition", string(cfg.PerPartition), "metrics per partition: on, off, or auto (up to 1000 partitions)")
 	f.Float64Var(&cfg.Prices.Put, "price-put", cfg.Prices.Put, "dollars for 1,000 PUT, COPY, POST and LIST requests, for the metrics of cost")
