@@ -28,10 +28,11 @@ type flight struct {
 // that may be wanted again, and loads each missing block once however many
 // ask for it. The buffers are recycled.
 type blockCache struct {
-	// load fills buf; with fresh it must come from the bucket. keep, if not
+	// load fills buf; with fresh it must come from the bucket; once tells that
+	// it may never be wanted again. keep, if not
 	// nil, is called when those who wait have been told, and unkeep when the
 	// block was dropped meanwhile.
-	load      func(ctx context.Context, id blockID, buf []byte, fresh bool) (keep, unkeep func(), err error)
+	load      func(ctx context.Context, id blockID, buf []byte, fresh, once bool) (keep, unkeep func(), err error)
 	ctx       context.Context // of the loads: they outlive who asked
 	wg        *sync.WaitGroup
 	blockSize int
@@ -66,7 +67,7 @@ func (c *blockCache) get(ctx context.Context, id blockID, length int) (*block, e
 	}
 	f := c.flights[id]
 	if f == nil {
-		f = c.start(id, length, false)
+		f = c.start(id, length, false, false)
 	} else {
 		c.stats.joins++
 		if f.ahead {
@@ -95,8 +96,9 @@ func (c *blockCache) get(ctx context.Context, id blockID, length int) (*block, e
 }
 
 // readAhead begins to load a block that may be wanted soon. It reports false,
-// and does nothing, when that would take more than its share.
-func (c *blockCache) readAhead(id blockID, length int) bool {
+// and does nothing, when that would take more than its share. once tells that it
+// may never be wanted again.
+func (c *blockCache) readAhead(id blockID, length int, once bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.blocks[id] != nil || c.flights[id] != nil {
@@ -107,27 +109,27 @@ func (c *blockCache) readAhead(id blockID, length int) bool {
 	}
 	c.ahead++
 	c.stats.ahead++
-	c.start(id, length, true)
+	c.start(id, length, true, once)
 	return true
 }
 
 // start begins a load; c.mu is held.
-func (c *blockCache) start(id blockID, length int, ahead bool) *flight {
+func (c *blockCache) start(id blockID, length int, ahead, once bool) *flight {
 	f := &flight{done: make(chan struct{}), ahead: ahead}
 	c.flights[id] = f
 	c.stats.loads++
 	c.wg.Add(1)
-	go c.run(f, id, length, ahead)
+	go c.run(f, id, length, ahead, once)
 	return f
 }
 
-func (c *blockCache) run(f *flight, id blockID, length int, ahead bool) {
+func (c *blockCache) run(f *flight, id blockID, length int, ahead, once bool) {
 	defer c.wg.Done()
 	buf, err := c.buffer(c.ctx)
 	var keep, unkeep func()
 	if err == nil {
 		buf = buf[:length]
-		keep, unkeep, err = c.load(c.ctx, id, buf, c.isSuspect(id))
+		keep, unkeep, err = c.load(c.ctx, id, buf, c.isSuspect(id), once)
 	}
 	c.mu.Lock()
 	delete(c.flights, id)

@@ -64,6 +64,35 @@ type diskCache struct {
 	tmp   uint64
 	muted time.Time // no warning before
 	evict int64     // files removed to make room
+	once  ghosts
+}
+
+// ghosts are the blocks that were read ahead lately and not kept, by a hash of
+// their names: the oldest is forgotten when there are too many.
+type ghosts struct {
+	ring []uint64
+	next int
+	set  map[uint64]struct{}
+}
+
+// ghostFactor is how many times what the cache holds is remembered.
+const ghostFactor = 4
+
+func newGhosts(blocks int64) ghosts {
+	return ghosts{ring: make([]uint64, max(1024, blocks*ghostFactor)), set: map[uint64]struct{}{}}
+}
+
+// again reports whether h was seen before, and forgets it then.
+func (g *ghosts) again(h uint64) bool {
+	if _, ok := g.set[h]; ok {
+		delete(g.set, h)
+		return true
+	}
+	delete(g.set, g.ring[g.next])
+	g.ring[g.next] = h
+	g.set[h] = struct{}{}
+	g.next = (g.next + 1) % len(g.ring)
+	return false
 }
 
 type cacheFile struct {
@@ -74,7 +103,7 @@ type cacheFile struct {
 // openDiskCache takes over what an earlier process left in dir, the most
 // recently written first, and removes what is unfinished or too much.
 func openDiskCache(fsys vfs.FS, dir string, capacity, blockSize int64, log *slog.Logger, now func() time.Time) (*diskCache, error) {
-	c := &diskCache{fs: fsys, dir: dir, capacity: capacity, blockSize: blockSize, log: log, now: now, files: map[string]*list.Element{}, order: list.New()}
+	c := &diskCache{fs: fsys, dir: dir, capacity: capacity, blockSize: blockSize, log: log, now: now, files: map[string]*list.Element{}, order: list.New(), once: newGhosts(capacity / blockSize)}
 	if err := fsys.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("open block cache: %w", err)
 	}
@@ -238,6 +267,18 @@ func (c *diskCache) checkHeader(h []byte, id blockID, length int) (crc uint32, e
 		return 0, errors.New("another block")
 	}
 	return binary.LittleEndian.Uint32(h[28:]), nil
+}
+
+// secondTime reports whether a block that was read ahead shall be kept: a replay
+// reads each block once, and writing it all to the disk costs more than it saves
+// and takes the disk's time from the log. A block that is read ahead again soon
+// has more than one reader.
+func (c *diskCache) secondTime(id blockID) bool {
+	sum := sha256.Sum256([]byte(id.key))
+	h := binary.LittleEndian.Uint64(sum[:]) + uint64(id.block)*0x9e3779b97f4a7c15
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.once.again(h)
 }
 
 // put stores a block. Failing to is no error: the block is fetched again.

@@ -208,7 +208,7 @@ func (r *Reader) fill(ctx context.Context, row Segment, pos int64, buf []byte) e
 	first, last := pos/r.o.BlockBytes, (pos+int64(len(buf))-1)/r.o.BlockBytes
 	for n := first; n <= last; n++ {
 		for m := n + 1; m <= last; m++ {
-			if !r.blocks.readAhead(blockID{key, m}, r.blockLen(row, m)) {
+			if !r.blocks.readAhead(blockID{key, m}, r.blockLen(row, m), false) {
 				break
 			}
 		}

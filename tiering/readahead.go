@@ -72,7 +72,7 @@ func (r *Reader) aheadOf(tp ids.TopicPartition, offset int64, row Segment, rows 
 	for until := row.Last + 1; left > 0; until = row.Last + 1 {
 		key := row.Key()
 		for n := pos / r.o.BlockBytes; n*r.o.BlockBytes < row.LogSize && left > 0; n++ {
-			if !r.blocks.readAhead(blockID{key, n}, r.blockLen(row, n)) {
+			if !r.blocks.readAhead(blockID{key, n}, r.blockLen(row, n), true) {
 				return
 			}
 			left -= int64(r.blockLen(row, n))

@@ -301,8 +301,9 @@ func (r *Reader) loadTrailer(ctx context.Context, k SegmentKey, arg any) (*segme
 }
 
 // loadBlock fills buf from the disk cache, unless fresh, or else from the
-// bucket; keep then puts it into the disk cache and unkeep takes it out.
-func (r *Reader) loadBlock(ctx context.Context, id blockID, buf []byte, fresh bool) (keep, unkeep func(), err error) {
+// bucket; keep then puts it into the disk cache and unkeep takes it out. What a
+// sequential reader reads for the first time is not kept.
+func (r *Reader) loadBlock(ctx context.Context, id blockID, buf []byte, fresh, once bool) (keep, unkeep func(), err error) {
 	if r.disk != nil && !fresh && r.disk.get(id, buf) {
 		r.count(func(s *ReaderStats) { s.DiskHits++ })
 		return nil, nil, nil
@@ -310,7 +311,7 @@ func (r *Reader) loadBlock(ctx context.Context, id blockID, buf []byte, fresh bo
 	if err := r.fetcher.fetch(ctx, id.key, id.block*r.o.BlockBytes, buf); err != nil {
 		return nil, nil, err
 	}
-	if r.disk == nil {
+	if r.disk == nil || once && !r.disk.secondTime(id) {
 		return nil, nil, nil
 	}
 	return func() { r.disk.put(id, buf) }, func() { r.disk.drop(id) }, nil

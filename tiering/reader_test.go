@@ -236,6 +236,26 @@ func TestCacheSurvivesRestart(t *testing.T) {
 	}
 }
 
+// A replay leaves the disk cache as it is; what is replayed again is kept, and
+// comes from there the third time.
+func TestReplayIsKeptTheSecondTime(t *testing.T) {
+	r := newReadRig(t, 40, func(o *ReaderOptions) { o.ReadAhead, o.MemoryBytes = 8*testBlock, 32*testBlock })
+	blocks := int64(len(r.log) / testBlock)
+	var files []int
+	var loads, disk []int64
+	for range 3 {
+		before := r.Stats()
+		r.checkAll(t, 8_000)
+		waitFor(t, "read-ahead to end", func() bool { r.blocks.mu.Lock(); defer r.blocks.mu.Unlock(); return len(r.blocks.flights) == 0 })
+		s := r.Stats()
+		files, loads, disk = append(files, s.CacheFiles), append(loads, s.BlockLoads-before.BlockLoads), append(disk, s.DiskHits-before.DiskHits)
+	}
+	t.Logf("%d blocks; files after each pass %d, loads %d, from disk %d", blocks, files, loads, disk)
+	if int64(files[0]) > blocks/4 || int64(files[1]) < blocks*3/4 || disk[2] < loads[2]*3/4 {
+		t.Errorf("%d blocks; files after each pass %d, loads %d, from disk %d", blocks, files, loads, disk)
+	}
+}
+
 func TestCacheIsBounded(t *testing.T) {
 	const limit = 150 << 10
 	r := newReadRig(t, 10, func(o *ReaderOptions) { o.CacheBytes = limit })
