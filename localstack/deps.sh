@@ -21,6 +21,20 @@ apt_get() { # apt_get PROGRAM PACKAGE: installs PACKAGE when PROGRAM is missing
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >/dev/null 2>&1 || echo "deps: could not install $2" >&2
 }
 
+deb_file() { # deb_file PROGRAM PACKAGE: takes PROGRAM out of PACKAGE, whose service is not wanted
+  [ -x "$bin/$1" ] || command -v "$1" >/dev/null 2>&1 && return
+  if ! command -v apt-get >/dev/null 2>&1; then
+    echo "deps: $1 is missing: install the package $2" >&2
+    return
+  fi
+  tmp=$(mktemp -d)
+  echo "deps: taking $1 out of $2"
+  [ "$(id -u)" != 0 ] || [ -n "${updated:-}" ] || apt-get update -qq >/dev/null 2>&1
+  updated=1
+  if (cd "$tmp" && apt-get download -qq "$2" >/dev/null 2>&1 && dpkg-deb -x "$2"_*.deb . && cp "usr/bin/$1" "$bin/$1.$$" && mv "$bin/$1.$$" "$bin/$1"); then :; else echo "deps: could not get $1" >&2; fi
+  rm -rf "$tmp"
+}
+
 go_tool() { # go_tool PROGRAM MODULE@VERSION
   [ -x "$bin/$1" ] && [ "$(cat "$bin/$1.version" 2>/dev/null)" = "$2" ] && return
   echo "deps: building $2"
@@ -31,6 +45,7 @@ apt_get kcat kcat
 apt_get java default-jre-headless
 apt_get mvn maven
 apt_get curl curl
+deb_file promtool prometheus
 go_tool minio "$minio"
 go_tool staticcheck "$staticcheck"
 exit 0

@@ -149,4 +149,7 @@ A scrape does not look at partitions: what needs that is measured every 5 s in t
 long (` + "`cirrolog_state_age_seconds`" + `). The lag in seconds is now minus the first timestamp of the batch that holds the first
 record not consumed; for one that is only in the bucket, minus the least timestamp of its segment. Nothing is read
 from the bucket for it.
+
+Dashboards for Grafana are in [infra/grafana](../infra/grafana), alerts in
+[infra/prometheus/rules.yaml](../infra/prometheus/rules.yaml), and what to do about each in [operations.md](operations.md).
 `
