@@ -67,6 +67,7 @@ func codes() []struct {
 		{group.ErrFencedInstanceID, kerr.FencedInstanceID},
 		{group.ErrGroupMaxSizeReached, kerr.GroupMaxSizeReached},
 		{group.ErrOffsetMetadataTooLarge, kerr.OffsetMetadataTooLarge},
+		{group.ErrInvalidCommitOffsetSize, kerr.InvalidCommitOffsetSize},
 		{group.ErrUnstableOffsetCommit, kerr.UnstableOffsetCommit},
 		{group.ErrNonEmptyGroup, kerr.NonEmptyGroup},
 		{group.ErrGroupIDNotFound, kerr.GroupIDNotFound},

@@ -254,6 +254,7 @@ func (a *Agent) settings(self broker.Node) map[string]string {
 		"log.dirs":             a.cfg.DataDir, "broker.rack": self.Rack,
 		"offsets.topic.num.partitions": strconv.Itoa(int(a.cfg.Groups.Partitions)), "offsets.retention.minutes": strconv.Itoa(int(a.cfg.Groups.Config.OffsetRetention / time.Minute)),
 		"group.initial.rebalance.delay.ms": strconv.FormatInt(a.cfg.Groups.Config.InitialRebalanceDelay.Milliseconds(), 10),
+		"group.max.size":                   strconv.Itoa(a.cfg.Groups.Config.MaxSize),
 		"group.min.session.timeout.ms":     strconv.FormatInt(a.cfg.Groups.Config.MinSessionTimeout.Milliseconds(), 10),
 		"group.max.session.timeout.ms":     strconv.FormatInt(a.cfg.Groups.Config.MaxSessionTimeout.Milliseconds(), 10),
 	}

@@ -57,7 +57,7 @@ func Default() Config {
 		PerPartition: PerPartitionAuto, MeasureInterval: 5 * time.Second, Prices: Prices{Put: 0.005, Get: 0.0004, Storage: 0.023},
 		AutoCreate: true, NumPartitions: 1, ShutdownTimeout: 30 * time.Second,
 		Groups: broker.GroupOptions{Partitions: 50, Config: group.Config{InitialRebalanceDelay: 3 * time.Second, MinSessionTimeout: 6 * time.Second,
-			MaxSessionTimeout: 30 * time.Minute, OffsetRetention: 7 * 24 * time.Hour}},
+			MaxSessionTimeout: 30 * time.Minute, MaxSize: 20_000, OffsetRetention: 7 * 24 * time.Hour}},
 	}
 }
 
@@ -102,6 +102,9 @@ func (c *Config) validate() error {
 	}
 	if g := c.Groups.Config; g.InitialRebalanceDelay < 0 || g.OffsetRetention <= 0 {
 		bad("--group-initial-rebalance-delay %v, --offsets-retention %v: want 0 or greater, and more than 0", g.InitialRebalanceDelay, g.OffsetRetention)
+	}
+	if n := c.Groups.Config.MaxSize; n < 1 {
+		bad("--group-max-size %d: want 1 or greater", n)
 	}
 	if c.NumPartitions < 1 {
 		bad("--num-partitions %d: want 1 or greater", c.NumPartitions)

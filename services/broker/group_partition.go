@@ -2,8 +2,8 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -15,8 +15,11 @@ import (
 // goroutine loads the partition, appends what the coordinator writes, reports
 // what became of it, and calls the coordinator when something is due.
 type groupPartition struct {
-	g   *Groups
-	log *Partition
+	o      *GroupOptions
+	ctx    context.Context // ends when the groups are closed
+	log    groupLog
+	logger *slog.Logger
+	exists func(topic string) bool
 
 	mu      sync.Mutex
 	c       *group.Coordinator // nil while it is not loaded
@@ -57,6 +60,9 @@ const (
 	loadBytes = 1 << 20
 	// batchBytes is how much of records goes into one batch, if each is smaller.
 	batchBytes = 256 << 10
+	// recordFraming is the most that a record of a batch needs beside its key
+	// and value: lengths and deltas.
+	recordFraming = 40
 	// recordRoom is what a batch may need beside the value of its only record:
 	// names of up to 32 KiB and framing.
 	recordRoom = 128 << 10
@@ -66,8 +72,9 @@ const (
 	idleWake = time.Hour
 )
 
-func newGroupPartition(g *Groups, log *Partition) *groupPartition {
-	return &groupPartition{g: g, log: log, loaded: make(chan struct{}), waiting: map[group.Ticket]chan group.Response{}, wake: make(chan struct{}, 1)}
+func newGroupPartition(ctx context.Context, o *GroupOptions, log groupLog, logger *slog.Logger, exists func(topic string) bool) *groupPartition {
+	return &groupPartition{o: o, ctx: ctx, log: log, logger: logger, exists: exists, loaded: make(chan struct{}),
+		waiting: map[group.Ticket]chan group.Response{}, wake: make(chan struct{}, 1)}
 }
 
 func (p *groupPartition) kick() {
@@ -94,7 +101,7 @@ func (p *groupPartition) ready(ctx context.Context) error {
 		return nil
 	case <-t.C:
 	case <-ctx.Done():
-	case <-p.g.ctx.Done():
+	case <-p.ctx.Done():
 		return group.ErrNotCoordinator
 	}
 	return ErrGroupsLoading
@@ -159,16 +166,16 @@ func (p *groupPartition) answer(answers []group.Answer) {
 // failed, what the coordinator thinks and what the log says may differ: it
 // begins again from the log.
 func (p *groupPartition) run() {
-	for p.g.ctx.Err() == nil {
+	for p.ctx.Err() == nil {
 		if err := p.load(); err != nil {
-			if p.g.ctx.Err() == nil {
-				p.g.b.opts.Logger.Warn("consumer groups can't be loaded", "partition", p.log.tp.Partition, "err", err)
+			if p.ctx.Err() == nil {
+				p.logger.Warn("consumer groups can't be loaded", "err", err)
 				p.pause()
 			}
 			continue
 		}
 		if err := p.serve(); err != nil {
-			p.g.b.opts.Logger.Warn("consumer groups can't be written; loading them again", "partition", p.log.tp.Partition, "err", err)
+			p.logger.Warn("consumer groups can't be written; loading them again", "err", err)
 			p.unload()
 			p.pause()
 			continue
@@ -180,7 +187,7 @@ func (p *groupPartition) run() {
 func (p *groupPartition) pause() {
 	select {
 	case <-time.After(loadPause):
-	case <-p.g.ctx.Done():
+	case <-p.ctx.Done():
 	}
 }
 
@@ -188,7 +195,7 @@ func (p *groupPartition) pause() {
 func (p *groupPartition) serve() error {
 	timer := time.NewTimer(idleWake)
 	defer timer.Stop()
-	expire := time.NewTicker(p.g.o.ExpireInterval)
+	expire := time.NewTicker(p.o.ExpireInterval)
 	defer expire.Stop()
 	for {
 		p.append()
@@ -202,7 +209,7 @@ func (p *groupPartition) serve() error {
 			_ = p.with(func(c *group.Coordinator, now time.Time) group.Effects { return c.Tick(now) })
 		case <-expire.C:
 			_ = p.with(func(c *group.Coordinator, now time.Time) group.Effects { return c.ExpireOffsets(now) })
-		case <-p.g.ctx.Done():
+		case <-p.ctx.Done():
 			return nil
 		}
 	}
@@ -220,7 +227,9 @@ func (p *groupPartition) arm() time.Duration {
 	return max(p.armed.Sub(now), 0)
 }
 
-// append puts the queued writes into the log, in order, several in a batch.
+// append puts the queued writes into the log, in order, several in a batch. A
+// write with a record that the log does not take is refused as a whole: nothing
+// of it is in the log.
 func (p *groupPartition) append() {
 	p.mu.Lock()
 	queue := p.queue
@@ -228,24 +237,26 @@ func (p *groupPartition) append() {
 	p.mu.Unlock()
 	var records []batch.Record
 	var writes []*groupWrite
-	size := 0
+	limit := p.log.MaxBytes()
+	size := batch.HeaderSize
 	now := time.Now().UnixMilli()
 	flush := func() {
 		if len(records) > 0 {
 			p.appendBatch(records, writes)
 		}
-		records, writes, size = records[:0], nil, 0
+		records, writes, size = records[:0], nil, batch.HeaderSize
 	}
 	for _, w := range queue {
 		gw := &groupWrite{id: w.ID}
-		if len(w.Records) == 0 {
-			gw.left = 1
+		if err := fits(w.Records, limit); err != nil || len(w.Records) == 0 {
+			gw.left, gw.err = 1, err
 			p.flying++
 			p.acked(groupAck{writes: []*groupWrite{gw}})
+			continue
 		}
 		for _, r := range w.Records {
-			n := len(r.Key) + len(r.Value) + 64
-			if size+n > batchBytes {
+			n := recordBytes(r)
+			if size+n > min(batchBytes, limit) {
 				flush()
 			}
 			if len(writes) == 0 || writes[len(writes)-1] != gw {
@@ -259,6 +270,19 @@ func (p *groupPartition) append() {
 	flush()
 }
 
+// recordBytes is the most that a record takes in a batch.
+func recordBytes(r group.Record) int { return len(r.Key) + len(r.Value) + recordFraming }
+
+// fits is an error if a record is larger than the log takes.
+func fits(records []group.Record, limit int) error {
+	for _, r := range records {
+		if n := batch.HeaderSize + recordBytes(r); n > limit {
+			return fmt.Errorf("%w: %d bytes, the topic takes %d", group.ErrRecordTooLarge, n, limit)
+		}
+	}
+	return nil
+}
+
 func (p *groupPartition) appendBatch(records []batch.Record, writes []*groupWrite) {
 	p.flying++
 	done := func(r Produced) { p.acked(groupAck{writes, r.Err}) }
@@ -267,7 +291,7 @@ func (p *groupPartition) appendBatch(records []batch.Record, writes []*groupWrit
 		done(Produced{Err: err})
 		return
 	}
-	ctx, cancel := context.WithTimeout(p.g.ctx, appendWait)
+	ctx, cancel := context.WithTimeout(p.ctx, appendWait)
 	defer cancel()
 	p.log.Produce(ctx, b, done)
 }
@@ -325,110 +349,4 @@ func (p *groupPartition) unload() {
 	for p.take(); p.flying > 0; p.take() {
 		<-p.wake
 	}
-}
-
-// load reads the partition from its start into a new coordinator.
-func (p *groupPartition) load() error {
-	cfg := p.g.o.Config
-	room := min(int(p.log.config().MaxMessageBytes), p.g.b.opts.Store.MaxBatch()) - recordRoom
-	cfg.MaxRecordBytes = max(min(maxRecordBytes, room), 1<<10)
-	c, err := group.New(cfg)
-	if err != nil {
-		return err
-	}
-	began, records := time.Now(), 0
-	off := p.log.log.Offsets()
-	for from := off.Start; from < off.HighWatermark; {
-		next, n, err := p.loadFrom(c, from)
-		if err != nil {
-			return fmt.Errorf("load offset %d: %w", from, err)
-		}
-		if next == from { // no buffer in time
-			p.pause()
-		}
-		if err := p.g.ctx.Err(); err != nil {
-			return err
-		}
-		from, records = next, records+n
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.c = c
-	p.effects(c.Loaded(time.Now()))
-	for _, topic := range p.orphans() {
-		p.effects(c.DropTopic(topic))
-	}
-	close(p.loaded)
-	p.g.b.opts.Logger.Debug("consumer groups loaded", "partition", p.log.tp.Partition, "records", records, "took", time.Since(began))
-	return nil
-}
-
-// orphans names the topics that have offsets here and are no more: they were
-// deleted while the partition was not loaded. p.mu is held.
-func (p *groupPartition) orphans() (out []string) {
-	seen := map[string]bool{}
-	for _, l := range p.c.List(nil, nil) {
-		for _, t := range p.c.FetchOffsets(group.FetchRequest{GroupID: l.GroupID}) {
-			if !seen[t.Name] && p.g.b.Topic(t.Name) == nil {
-				out = append(out, t.Name)
-			}
-			seen[t.Name] = true
-		}
-	}
-	return out
-}
-
-// loadFrom applies some of the log and returns the offset behind it.
-func (p *groupPartition) loadFrom(c *group.Coordinator, from int64) (next int64, records int, err error) {
-	res := p.log.Read(p.g.ctx, ReadOptions{Offset: from, MaxBytes: loadBytes, MinOneBatch: true, CurrentEpoch: -1, LastFetchedEpoch: -1})
-	if res.Release != nil {
-		defer res.Release()
-	}
-	if res.Err != nil {
-		return from, 0, res.Err
-	}
-	next = from
-	for _, b := range res.Data {
-		for len(b) > 0 {
-			h, err := batch.Parse(b)
-			if errors.Is(err, batch.ErrTruncated) || err == nil && h.Size() > len(b) {
-				break // the rest was not asked for
-			}
-			if err != nil {
-				return next, records, err
-			}
-			if h.LastOffset() >= from {
-				n, err := p.apply(c, &h, b[:h.Size()], from)
-				if err != nil {
-					return next, records, err
-				}
-				next, records = h.LastOffset()+1, records+n
-			}
-			b = b[h.Size():]
-		}
-	}
-	return next, records, nil
-}
-
-func (p *groupPartition) apply(c *group.Coordinator, h *batch.Header, b []byte, from int64) (records int, err error) {
-	if h.Control() {
-		return 0, nil
-	}
-	for r, err := range batch.Records(b, batch.Limits{}) {
-		if err != nil {
-			return records, err
-		}
-		offset := h.BaseOffset + int64(r.OffsetDelta)
-		if offset < from {
-			continue
-		}
-		records++
-		switch err := c.Apply(r.Key, r.Value); {
-		case errors.Is(err, group.ErrUnknownRecord):
-			p.g.b.opts.Logger.Debug("record of another kind of group", "partition", p.log.tp.Partition, "offset", offset, "err", err)
-		case err != nil:
-			p.g.b.opts.Logger.Error("damaged record of a consumer group is left out", "partition", p.log.tp.Partition, "offset", offset, "err", err)
-		}
-	}
-	return records, nil
 }

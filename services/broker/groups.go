@@ -139,7 +139,7 @@ func (g *Groups) part(t *Topic, n int32) (*groupPartition, error) {
 	}
 	p := g.parts[log.ID()]
 	if p == nil {
-		p = newGroupPartition(g, log)
+		p = newGroupPartition(g.ctx, &g.o, partitionLog{log}, g.b.opts.Logger.With("partition", n), func(topic string) bool { return g.b.Topic(topic) != nil })
 		g.parts[log.ID()] = p
 		g.wg.Go(p.run)
 	}

@@ -57,6 +57,7 @@ func (a *app) serveCmd() *cobra.Command {
 	f.Var((*duration)(&cfg.Groups.Config.InitialRebalanceDelay), "group-initial-rebalance-delay", "how long the first join of a new group waits for more members")
 	f.Var((*duration)(&cfg.Groups.Config.MinSessionTimeout), "group-min-session-timeout", "least session timeout of a group member")
 	f.Var((*duration)(&cfg.Groups.Config.MaxSessionTimeout), "group-max-session-timeout", "greatest session timeout of a group member")
+	f.IntVar(&cfg.Groups.Config.MaxSize, "group-max-size", cfg.Groups.Config.MaxSize, "most members of a group")
 	f.StringToStringVar(&topicDefaults, "topic-config", nil, "defaults of topic configs, KEY=VALUE,…")
 	f.Var((*byteSizeInt)(&cfg.Limits.MaxFrame), "max-frame", "largest Produce request (0: 100MiB)")
 	f.IntVar(&cfg.Limits.MaxConnections, "max-connections", 0, "connections in total (0: 10000)")

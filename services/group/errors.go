@@ -19,11 +19,18 @@ var (
 	ErrFencedInstanceID          = errors.New("fenced instance id")
 	ErrGroupMaxSizeReached       = errors.New("group max size reached")
 	ErrOffsetMetadataTooLarge    = errors.New("offset metadata too large")
+	ErrInvalidCommitOffsetSize   = errors.New("invalid commit offset size")
 	ErrUnstableOffsetCommit      = errors.New("unstable offset commit")
 	ErrNonEmptyGroup             = errors.New("non-empty group")
 	ErrGroupIDNotFound           = errors.New("group id not found")
 	ErrGroupSubscribedToTopic    = errors.New("group subscribed to topic")
 )
+
+// ErrRecordTooLarge is a record that the log does not take. Callers report a
+// write with it if nothing of the write is in the log. As in Kafka, a committed
+// offset is then ErrInvalidCommitOffsetSize, and a group's assignment an
+// unknown error.
+var ErrRecordTooLarge = errors.New("record too large")
 
 // Errors of Apply: what is in the log is not what this package writes.
 var (
@@ -37,7 +44,7 @@ var (
 // storeError is what clients are told about a write that failed. Errors of
 // this package pass; anything else is retriable.
 func storeError(err error) error {
-	for _, e := range []error{ErrNotCoordinator, ErrInvalidRequest} {
+	for _, e := range []error{ErrNotCoordinator, ErrInvalidRequest, ErrRecordTooLarge} {
 		if errors.Is(err, e) {
 			return e
 		}

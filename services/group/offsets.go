@@ -1,6 +1,7 @@
 package group
 
 import (
+	"errors"
 	"slices"
 	"time"
 )
@@ -110,7 +111,10 @@ func (c *Coordinator) Commit(t Ticket, req CommitRequest, now time.Time) (fx Eff
 				g.setOffset(k.topic, k.partition, values[i])
 			}
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrRecordTooLarge):
+			failed(r, ErrInvalidCommitOffsetSize)
+		case err != nil:
 			failed(r, storeError(err))
 		}
 		fx.Answers = append(fx.Answers, Answer{t, r})

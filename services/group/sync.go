@@ -17,7 +17,7 @@ func (c *Coordinator) Sync(t Ticket, req SyncRequest, now time.Time) (fx Effects
 	case g.state == PreparingRebalance:
 		err = ErrRebalanceInProgress
 	case g.state == CompletingRebalance && m.id == g.leader && g.storing == 0:
-		err = c.assign(g, &req, &fx)
+		err = c.assign(g, &req, now, &fx)
 	}
 	if err != nil {
 		fx.Answers = append(fx.Answers, Answer{t, &SyncResponse{Err: err}})
@@ -67,8 +67,9 @@ func (c *Coordinator) member(groupID, memberID, instance string, generation int3
 }
 
 // assign writes the leader's assignments; the group is stable when they are
-// durable. Members that the leader left out get nothing.
-func (c *Coordinator) assign(g *group, req *SyncRequest, fx *Effects) error {
+// durable. Members that the leader left out get nothing. With assignments that
+// do not fit in a record the group rebalances, as in Kafka.
+func (c *Coordinator) assign(g *group, req *SyncRequest, now time.Time, fx *Effects) error {
 	given := make(map[string][]byte, len(g.members))
 	for _, a := range req.Assignments {
 		if _, ok := g.members[a.MemberID]; ok {
@@ -77,7 +78,10 @@ func (c *Coordinator) assign(g *group, req *SyncRequest, fx *Effects) error {
 	}
 	record := g.record(given)
 	if len(record.Value) > c.cfg.MaxRecordBytes {
-		return ErrInvalidRequest
+		c.touch(g, g.members[req.MemberID], now)
+		c.syncFailed(g, ErrRecordTooLarge, now, fx)
+		c.prepare(g, "the assignments are too large", now, fx)
+		return ErrRecordTooLarge
 	}
 	var w *pendingWrite
 	w = c.write(fx, g, []Record{record}, func(err error, now time.Time, fx *Effects) {

@@ -124,13 +124,33 @@ func TestFailedAssignmentWrite(t *testing.T) {
 	r.want(r.synced(s).Err, ErrCoordinatorNotAvailable)
 }
 
+// Assignments that are too large, for this package or for the log, fail all that
+// wait for them; then the group rebalances.
 func TestTooLargeAssignment(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.MaxRecordBytes = 1000 })
 	id, tk := r.newMember(JoinRequest{})
 	gen := r.joined(tk).Generation
-	r.want(r.synced(r.sync(id, gen, Assignment{id, make([]byte, 1000)})).Err, ErrInvalidRequest)
-	r.state(CompletingRebalance)
-	r.want(r.synced(r.sync(id, gen, Assignment{id, make([]byte, 100)})).Err, nil)
+	r.want(r.synced(r.sync(id, gen, Assignment{id, make([]byte, 1000)})).Err, ErrRecordTooLarge)
+	r.state(PreparingRebalance)
+	other, tk2 := r.newMember(JoinRequest{})
+	gen = r.joined(r.join(JoinRequest{MemberID: id})).Generation
+	if r.joined(tk2).Generation != gen {
+		t.Fatalf("generations %d and %d", r.joined(tk2).Generation, gen)
+	}
+	wait := r.sync(other, gen)
+	r.want(r.synced(r.sync(id, gen, Assignment{id, make([]byte, 1000)})).Err, ErrRecordTooLarge)
+	r.want(r.synced(wait).Err, ErrRecordTooLarge)
+	tk = r.join(JoinRequest{MemberID: id})
+	r.join(JoinRequest{MemberID: other})
+	gen = r.joined(tk).Generation
+	r.hold = true
+	s := r.sync(id, gen, Assignment{id, []byte("x")})
+	r.flush(fmt.Errorf("%w: by the log", ErrRecordTooLarge))
+	r.want(r.synced(s).Err, ErrRecordTooLarge)
+	r.hold = false
+	tk = r.join(JoinRequest{MemberID: id})
+	r.join(JoinRequest{MemberID: other})
+	r.want(r.synced(r.sync(id, r.joined(tk).Generation, Assignment{id, []byte("x")})).Err, nil)
 	r.state(Stable)
 }
 
