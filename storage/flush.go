@@ -396,7 +396,7 @@ func (s *Store) flushLoop() {
 			staging = vfs.AlignedBytes(stagingSize)
 		}
 		if err := l.flush(flushFull, staging); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
-			s.opts.Logger.Warn("write behind failed", "partition", l.tp.String(), "err", err)
+			s.opts.Logger.Warn("write behind failed", "topic_id", l.tp.Topic.String(), "partition", l.tp.Partition, "err", err)
 			if errors.Is(err, syscall.ENOSPC) {
 				s.pause(time.Second)
 				s.enqueue(l)

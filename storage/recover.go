@@ -338,7 +338,7 @@ func (r *recovery) entry(e *wal.Entry, ref *spillRef) error {
 	if e.Base != l.next.Load() {
 		// Only this partition is refused: it may be one that was being deleted.
 		l.err = fmt.Errorf("%w: %s ends at offset %d but the stream goes on at %d", ErrDamaged, l.tp, l.next.Load(), e.Base)
-		r.s.opts.Logger.Error("partition has a hole", "partition", l.tp.String(), "err", l.err)
+		r.s.opts.Logger.Error("partition has a hole", "topic_id", l.tp.Topic.String(), "partition", l.tp.Partition, "err", l.err)
 		return nil
 	}
 	h, err := batch.Parse(e.Data)

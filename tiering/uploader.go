@@ -375,7 +375,7 @@ func (u *Uploader) finish(s LocalSegment, row Segment, err error) {
 		u.gate.throttled()
 	}
 	t.until = u.o.Now().Add(wait)
-	u.o.Logger.Warn("upload failed", "partition", s.TP.String(), "base", s.Base, "last", s.Last,
+	u.o.Logger.Warn("upload failed", "topic_id", s.TP.Topic.String(), "partition", s.TP.Partition, "offset", s.Base, "last", s.Last,
 		"attempt", t.strikes, "retry_in_ms", wait.Milliseconds(), "err", err)
 }
 

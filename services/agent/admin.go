@@ -21,7 +21,7 @@ func (a *Agent) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	// A series that can't be told must not cost the others.
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.reg, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError,
-		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelWarn), MaxRequestsInFlight: maxScrapes}))
+		ErrorLog: slog.NewLogLogger(a.component("admin").Handler(), slog.LevelWarn), MaxRequestsInFlight: maxScrapes}))
 	// The process lives and has started when it answers; other names are those
 	// that probes of similar servers use.
 	for _, p := range []string{"/livez", "/healthy", "/startupz"} {

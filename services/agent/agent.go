@@ -65,7 +65,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err err
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	agent := &Agent{cfg: cfg, log: log, incarnation: ids.NewIncarnation(), failed: make(chan error, 1), draining: make(chan struct{}), serving: make(chan error, 3)}
+	agent := &Agent{cfg: cfg, log: slog.New(newSampler(log.Handler())), incarnation: ids.NewIncarnation(), failed: make(chan error, 1), draining: make(chan struct{}), serving: make(chan error, 3)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, agent.closeAll())
@@ -148,7 +148,7 @@ func (a *Agent) openBucket(ctx context.Context) error {
 }
 
 func (a *Agent) openMetadata(ctx context.Context) error {
-	store, err := bolt.Open(filepath.Join(a.cfg.DataDir, "meta.db"), bolt.Options{Logger: a.log})
+	store, err := bolt.Open(filepath.Join(a.cfg.DataDir, "meta.db"), bolt.Options{Logger: a.component("metadata")})
 	if err != nil {
 		return fmt.Errorf("open metadata: %w", err)
 	}
@@ -161,11 +161,12 @@ func (a *Agent) openMetadata(ctx context.Context) error {
 	id := &a.disk.Identity
 	meta, err := metadata.Open(ctx, metadata.Options{KV: a.kv, Bucket: a.bucket, Incarnation: a.incarnation, ClusterID: id.ClusterID,
 		RememberedNodeID: max(id.NodeID, 0), MinEpoch: id.Epoch + 1, NodeID: a.cfg.NodeID, Defaults: defaults,
-		DefaultPartitions: a.cfg.NumPartitions, Logger: a.log})
+		DefaultPartitions: a.cfg.NumPartitions, Logger: a.component("metadata")})
 	if err != nil {
 		return err
 	}
 	a.meta = meta
+	a.log = a.log.With("agent", meta.NodeID())
 	a.onClose(meta.Close)
 	id.ClusterID, id.NodeID, id.Epoch = meta.ClusterID(), meta.NodeID(), meta.NodeEpoch()
 	return a.disk.Save()
@@ -173,7 +174,7 @@ func (a *Agent) openMetadata(ctx context.Context) error {
 
 func (a *Agent) openStorage(context.Context) error {
 	s, err := storage.Open(storage.Options{FS: vfs.OS(), Dir: a.cfg.DataDir, DiskID: a.disk.ID(), WALSize: a.cfg.WALSize,
-		Prefill: min(a.cfg.WALSize, 64<<20), TailBytes: a.cfg.MemoryTail, ReadBytes: a.cfg.ReadMemory, DiskBudget: a.cfg.DiskBudget, Logger: a.log,
+		Prefill: min(a.cfg.WALSize, 64<<20), TailBytes: a.cfg.MemoryTail, ReadBytes: a.cfg.ReadMemory, DiskBudget: a.cfg.DiskBudget, Logger: a.component("storage"),
 		OnFailure: func(err error) { a.fail(err) },
 		OnClosed: func(tp ids.TopicPartition) {
 			if b := a.broker; b != nil {
@@ -197,7 +198,7 @@ func (a *Agent) fail(err error) {
 
 func (a *Agent) openBroker(ctx context.Context) error {
 	r, err := tiering.NewReader(tiering.ReaderOptions{Bucket: a.bucket, Index: broker.NewIndex(a.meta), FS: vfs.OS(),
-		CacheDir: filepath.Join(a.cfg.DataDir, "cache"), CacheBytes: a.cfg.CacheSize, MemoryBytes: a.cfg.CacheMemory, Logger: a.log})
+		CacheDir: filepath.Join(a.cfg.DataDir, "cache"), CacheBytes: a.cfg.CacheSize, MemoryBytes: a.cfg.CacheMemory, Logger: a.component("tiering")})
 	if err != nil {
 		return fmt.Errorf("open tiered reader: %w", err)
 	}
@@ -210,7 +211,7 @@ func (a *Agent) openBroker(ctx context.Context) error {
 	b, err := broker.New(ctx, broker.Options{Store: a.store, Meta: a.meta, Bucket: a.bucket, Incarnation: a.incarnation, Epoch: a.meta.NodeEpoch(),
 		Self: self, Reader: r, AutoCreate: a.cfg.AutoCreate, Settings: a.settings(self), DataDir: a.cfg.DataDir, BucketName: bucketurl.Redact(a.cfg.bucketURL()),
 		RetentionInterval: a.cfg.RetentionInterval, SweepInterval: a.cfg.SweepInterval, SweepGrace: a.cfg.SweepGrace, CompactInterval: a.cfg.CompactInterval,
-		UploadObserver: a.metrics.uploaded, Groups: a.cfg.Groups, Logger: a.log})
+		UploadObserver: a.metrics.uploaded, Groups: a.cfg.Groups, Logger: a.component("broker")})
 	if err != nil {
 		return err
 	}
@@ -261,7 +262,7 @@ func (a *Agent) settings(self broker.Node) map[string]string {
 }
 
 func (a *Agent) serve(context.Context) error {
-	a.kafka = kafka.NewServer(kafka.Options{Broker: kafka.Adapt(a.broker), Limits: a.cfg.Limits, Observer: a.metrics, Logger: a.log})
+	a.kafka = kafka.NewServer(kafka.Options{Broker: kafka.Adapt(a.broker), Limits: a.cfg.Limits, Observer: a.metrics, Logger: a.component("kafka")})
 	a.admin = &http.Server{Handler: a.adminHandler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	go func() { a.serving <- a.kafka.Serve(a.kafkaListener) }()
 	go func() {
@@ -274,7 +275,7 @@ func (a *Agent) serve(context.Context) error {
 	if err := a.serveHTTP(); err != nil {
 		return err
 	}
-	a.log.Info("serving", "kafka", a.kafkaListener.Addr().String(), "admin", a.adminListener.Addr().String(), "http", a.HTTPAddr(), "node", a.meta.NodeID(),
+	a.component("agent").Info("serving", "kafka", a.kafkaListener.Addr().String(), "admin", a.adminListener.Addr().String(), "http", a.HTTPAddr(),
 		"cluster", a.meta.ClusterID(), "epoch", a.meta.NodeEpoch(), "bucket", bucketurl.Redact(a.cfg.bucketURL()), "topics", len(a.broker.Topics()))
 	return nil
 }
@@ -296,7 +297,7 @@ func (a *Agent) serveHTTP() error {
 		listener = net.JoinHostPort("localhost", strconv.Itoa(addr.Port))
 	}
 	var d net.Dialer
-	gate, err := httpgate.New(httpgate.Options{Brokers: []string{listener}, Logger: a.log, Observe: a.metrics.httpRequest,
+	gate, err := httpgate.New(httpgate.Options{Brokers: []string{listener}, Logger: a.component("http"), Observe: a.metrics.httpRequest,
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if addr == advertised {
 				addr = listener
@@ -330,7 +331,7 @@ func (a *Agent) stopHTTP(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, httpStop)
 	defer cancel()
 	if err := a.http.Shutdown(ctx); err != nil {
-		a.log.Warn("some requests at the HTTP gateway were cut", "err", err)
+		a.component("agent").Warn("some requests at the HTTP gateway were cut", "err", err)
 	}
 }
 
@@ -351,7 +352,7 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 	a.stopHTTP(ctx)
 	errs = append(errs, a.kafka.Shutdown(ctx))
 	if err := a.broker.Drain(ctx); err != nil {
-		a.log.Warn("some closed segments were not uploaded; they will be at the next start", "err", err)
+		a.component("agent").Warn("some closed segments were not uploaded; they will be at the next start", "err", err)
 	}
 	adminCtx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -377,12 +378,12 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	case <-ctx.Done():
 	case failure = <-a.Failed():
 	}
-	log.Info("shutting down")
+	a.component("agent").Info("shutting down")
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
 	defer cancel()
 	err = errors.Join(failure, a.Shutdown(stop))
 	if err == nil {
-		log.Info("stopped")
+		a.component("agent").Info("stopped")
 	}
 	return err
 }

@@ -48,7 +48,7 @@ func (a *Agent) debugHandler() http.Handler {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("Content-Disposition", `attachment; filename="flight.trace"`)
 		if _, err := a.flight.WriteTo(w); err != nil {
-			a.log.Warn("write flight record", "err", err)
+			a.component("admin").Warn("write flight record", "err", err)
 		}
 	})
 	return mux

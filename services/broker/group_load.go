@@ -65,7 +65,7 @@ func (p *groupPartition) load() error {
 		p.effects(c.DropTopic(topic))
 	}
 	close(p.loaded)
-	p.logger.Debug("consumer groups loaded", "records", records, "took", time.Since(began))
+	p.logger.Debug("consumer groups loaded", "records", records, "dur_ms", time.Since(began).Milliseconds())
 	return nil
 }
 

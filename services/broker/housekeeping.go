@@ -85,7 +85,7 @@ func (b *Broker) housekeepLoop() {
 		touched, removed, all := b.house.take()
 		for tp := range removed {
 			if err := b.opts.Store.Remove(tp); err != nil {
-				b.opts.Logger.Warn("remove partition", "partition", tp.String(), "err", err)
+				b.opts.Logger.Warn("remove partition", "topic_id", tp.Topic.String(), "partition", tp.Partition, "err", err)
 			}
 		}
 		if b.retain(touched, due || all) {
