@@ -51,7 +51,20 @@ func start(t *testing.T, limits httpgate.Limits, options ...func(*agent.Config))
 			t.Errorf("shut down: %v", err)
 		}
 	})
-	s, err := httpgate.New(httpgate.Options{Brokers: []string{a.KafkaAddr()}, Limits: limits})
+	g := startGateway(t, a.KafkaAddr(), limits)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(a.KafkaAddr()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	g.admin = kadm.NewClient(cl)
+	return g
+}
+
+// startGateway starts a gateway of the brokers at an address.
+func startGateway(t *testing.T, brokers string, limits httpgate.Limits) *gate {
+	t.Helper()
+	s, err := httpgate.New(httpgate.Options{Brokers: []string{brokers}, Limits: limits})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,12 +84,7 @@ func start(t *testing.T, limits httpgate.Limits, options ...func(*agent.Config))
 			t.Error(err)
 		}
 	})
-	cl, err := kgo.NewClient(kgo.SeedBrokers(a.KafkaAddr()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cl.Close)
-	return &gate{t: t, url: "http://" + ln.Addr().String(), addr: ln.Addr().String(), kafka: a.KafkaAddr(), admin: kadm.NewClient(cl)}
+	return &gate{t: t, url: "http://" + ln.Addr().String(), addr: ln.Addr().String(), kafka: brokers}
 }
 
 func (g *gate) topic(name string, partitions int32) {
@@ -111,6 +119,7 @@ func (g *gate) send(req *http.Request) (int, string, http.Header) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	g.checkAnswer(req, resp.StatusCode, resp.Header, string(b))
 	return resp.StatusCode, string(b), resp.Header
 }
 

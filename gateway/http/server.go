@@ -152,6 +152,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.hubs.wait()
 		s.fetchers.close()
 		s.client.Close()
+		s.ready.stop()
 	})
 	return err
 }
@@ -183,7 +184,7 @@ func (s *Server) routes() []route {
 		{"POST /api/v1/topics/{topic}/messages", nil, s.produce},
 		{"GET /api/v1/topics/{topic}/messages", nil, s.readOrTail},
 		{"GET /api/v1/topics/{topic}/stream", nil, s.tail},
-	}, s.v2Routes()...)
+	}, append(s.v2Routes(), openapiRoutes()...)...)
 }
 
 func (s *Server) handler() http.Handler {

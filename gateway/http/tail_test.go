@@ -58,6 +58,7 @@ func (g *gate) tail(path, id string) *stream {
 		b, _ := io.ReadAll(resp.Body)
 		g.t.Fatalf("tail: %s %v %s", resp.Status, resp.Header, b)
 	}
+	g.checkAnswer(req, resp.StatusCode, resp.Header, "")
 	s := &stream{g.t, resp.Body, bufio.NewReader(resp.Body), id, cancel}
 	g.t.Cleanup(s.close)
 	return s

@@ -1,12 +1,15 @@
 package httpgate_test
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -215,6 +218,55 @@ func TestV2Media(t *testing.T) {
 	}
 }
 
+// TestV2Accept: every route answers as application/vnd.kafka.v2+json and as
+// application/json, and refuses other types.
+func TestV2Accept(t *testing.T) {
+	g := start(t, httpgate.Limits{})
+	g.topic("m", 1)
+	for _, c := range [][2]string{
+		{"GET", "/"}, {"GET", "/brokers"}, {"GET", "/topics"}, {"GET", "/topics/m"}, {"GET", "/topics/m/partitions"}, {"GET", "/topics/m/partitions/0"},
+		{"GET", "/topics/m/partitions/0/offsets"}, {"GET", "/topics/m/partitions/0/records"}, {"POST", "/topics/m"}, {"POST", "/topics/m/partitions/0"},
+	} {
+		for _, accept := range []string{v2Meta, "application/json", "*/*"} {
+			for _, content := range []string{v2Binary, v2JSON, v2Text} {
+				status, answer, header := g.do(c[0], c[1], strings.NewReader(`{"records":[{"value":"YQ=="}]}`), "Accept", accept, "Content-Type", content)
+				if got := header.Get("Content-Type"); status != 200 || got != accept && accept != "*/*" {
+					t.Errorf("%s, Accept %s: %d %s %s", c, accept, status, got, answer)
+				}
+			}
+		}
+		g.want(406, `"error_code":406`, c[0], c[1], `{"records":[{"value":"YQ=="}]}`, "Accept", "text/csv", "Content-Type", v2Binary)
+	}
+}
+
+// TestSlowBodies: a body that does not come is given up, with its connection.
+func TestSlowBodies(t *testing.T) {
+	g := start(t, httpgate.Limits{BodyTime: 200 * time.Millisecond})
+	g.topic("slow", 1)
+	for path, media := range map[string]string{"/topics/slow": v2JSON, "/topics/slow/partitions/0": v2Text, "/api/v1/topics/slow/messages": "text/plain"} {
+		conn, err := net.Dial("tcp", g.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		req, err := http.NewRequestWithContext(t.Context(), "POST", g.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: 100\r\n\r\n%s", path, media, `{"records":[{"value":`)
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		if resp.StatusCode != 408 || err != nil {
+			t.Errorf("%s: %s %s, %v", path, resp.Status, b, err)
+		}
+		g.checkAnswer(req, resp.StatusCode, resp.Header, string(b))
+	}
+}
+
 // TestV2BadRequests: status and code of what can't be done; nothing of it is
 // stored and the gateway goes on.
 func TestV2BadRequests(t *testing.T) {
@@ -297,6 +349,9 @@ func TestV2BadRequests(t *testing.T) {
 			c.headers = []string{"Content-Type", v2JSON}
 		}
 		g.want(c.status, c.part, c.method, c.path, c.body, c.headers...)
+		if c.method == "POST" && c.path == path {
+			g.want(c.status, c.part, c.method, path+"/partitions/1", c.body, c.headers...)
+		}
 	}
 	for p := range 2 {
 		g.want(200, `{"beginning_offset":0,"end_offset":0}`, "GET", fmt.Sprintf("%s/partitions/%d/offsets", path, p), "")

@@ -162,30 +162,77 @@ func (c *topicCache) fresh(ctx context.Context, name string) (kadm.TopicDetail, 
 	return t, t.Err
 }
 
-// readiness keeps for a moment whether the brokers answer.
+// readiness keeps for a moment whether the brokers answer. One question is on
+// its way at a time, for all clients.
 type readiness struct {
-	mu    sync.Mutex
-	err   error
-	until time.Time
+	mu     sync.Mutex
+	asking chan struct{} // closed with the answer; nil: no question
+	err    error
+	until  time.Time
+	over   bool // no more questions
+	wg     sync.WaitGroup
 }
 
-const readyTime = time.Second
+const (
+	readyTime = time.Second     // an answer counts
+	readyWait = 2 * time.Second // for an answer
+)
 
-// isReady tells whether a broker answers. Clients share one question.
+// isReady tells whether a broker answers in time. While the gateway stops it is
+// not ready.
 func (s *Server) isReady(w http.ResponseWriter, r *http.Request) error {
-	s.ready.mu.Lock()
-	if now := time.Now(); now.After(s.ready.until) {
-		ctx, cancel := context.WithTimeout(kadm.WithAuthorizedOps(context.WithoutCancel(r.Context())), 2*time.Second)
-		_, s.ready.err = s.admin.BrokerMetadata(ctx)
-		s.ready.until = now.Add(readyTime)
-		cancel()
-	}
-	err := s.ready.err
-	s.ready.mu.Unlock()
-	if err != nil {
+	if err := s.askReady(r.Context()); err != nil {
 		return fail(codeNoBroker, "No broker answers: %v", err)
 	}
 	return writeJSON(w, mediaJSON, map[string]string{"status": "ready"})
+}
+
+func (s *Server) askReady(ctx context.Context) error {
+	q := &s.ready
+	q.mu.Lock()
+	if q.over || s.ctx.Err() != nil {
+		q.mu.Unlock()
+		return context.Canceled
+	}
+	if q.asking == nil && time.Now().After(q.until) {
+		q.asking = make(chan struct{})
+		q.wg.Go(s.ask)
+	}
+	asking, err := q.asking, q.err
+	q.mu.Unlock()
+	if asking == nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
+	select {
+	case <-asking:
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return q.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ask asks any broker. The client waits for a connection that is being made
+// without looking at its context, so nobody waits for ask but stop.
+func (s *Server) ask() {
+	_, err := s.admin.BrokerMetadata(kadm.WithAuthorizedOps(s.ctx)) // without them the client has a cache
+	s.ready.mu.Lock()
+	defer s.ready.mu.Unlock()
+	s.ready.err, s.ready.until = err, time.Now().Add(readyTime)
+	close(s.ready.asking)
+	s.ready.asking = nil
+}
+
+// stop waits for the last question, when the client is closed and the
+// server's context has ended.
+func (q *readiness) stop() {
+	q.mu.Lock()
+	q.over = true
+	q.mu.Unlock()
+	q.wg.Wait()
 }
 
 // healthy tells that the gateway runs; that does not depend on the brokers.
