@@ -87,7 +87,7 @@ func committedOffsets(t *testing.T, g *broker.Groups, id string) map[int32]int64
 	return out
 }
 
-func newTopic(t *testing.T, b *broker.Broker, name string, partitions int32) *broker.Topic {
+func newTopic(t testing.TB, b *broker.Broker, name string, partitions int32) *broker.Topic {
 	t.Helper()
 	topic, err := b.CreateTopic(t.Context(), metadata.CreateTopic{Name: name, Partitions: partitions, ReplicationFactor: -1})
 	if err != nil {

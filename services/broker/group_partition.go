@@ -66,7 +66,7 @@ const (
 	// recordRoom is what a batch may need beside the value of its only record:
 	// names of up to 32 KiB and framing.
 	recordRoom = 128 << 10
-	// appendWait is how long an append waits for room.
+	// appendWait is how long appends wait for room.
 	appendWait = 30 * time.Second
 	// idleWake bounds how long the goroutine sleeps.
 	idleWake = time.Hour
@@ -235,6 +235,11 @@ func (p *groupPartition) append() {
 	queue := p.queue
 	p.queue = nil
 	p.mu.Unlock()
+	if len(queue) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, appendWait)
+	defer cancel()
 	var records []batch.Record
 	var writes []*groupWrite
 	limit := p.log.MaxBytes()
@@ -242,7 +247,7 @@ func (p *groupPartition) append() {
 	now := time.Now().UnixMilli()
 	flush := func() {
 		if len(records) > 0 {
-			p.appendBatch(records, writes)
+			p.appendBatch(ctx, records, writes)
 		}
 		records, writes, size = records[:0], nil, batch.HeaderSize
 	}
@@ -283,7 +288,7 @@ func fits(records []group.Record, limit int) error {
 	return nil
 }
 
-func (p *groupPartition) appendBatch(records []batch.Record, writes []*groupWrite) {
+func (p *groupPartition) appendBatch(ctx context.Context, records []batch.Record, writes []*groupWrite) {
 	p.flying++
 	done := func(r Produced) { p.acked(groupAck{writes, r.Err}) }
 	b, err := batch.Encode(records, batch.EncodeOptions{})
@@ -291,8 +296,6 @@ func (p *groupPartition) appendBatch(records []batch.Record, writes []*groupWrit
 		done(Produced{Err: err})
 		return
 	}
-	ctx, cancel := context.WithTimeout(p.ctx, appendWait)
-	defer cancel()
 	p.log.Produce(ctx, b, done)
 }
 

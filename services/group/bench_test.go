@@ -68,6 +68,12 @@ func benchCoordinator(tb testing.TB) *Coordinator {
 	return c
 }
 
+func BenchmarkJoin10000Members(b *testing.B) {
+	for b.Loop() {
+		joinAll(b, benchCoordinator(b), 10_000, time.UnixMilli(1e12))
+	}
+}
+
 func BenchmarkJoin1000Members(b *testing.B) {
 	for b.Loop() {
 		joinAll(b, benchCoordinator(b), 1000, time.UnixMilli(1e12))
@@ -179,5 +185,53 @@ func TestDeadlinesOfManyGroups(t *testing.T) {
 	}
 	if at, ok := r.c.Deadline(); ok {
 		t.Errorf("%v is due in groups without members", at)
+	}
+}
+
+// vanish lets n ids that were given out, or n members, end each at its own
+// time, and returns how often the coordinator was called for it.
+func vanish(tb testing.TB, n int, members bool) (ticks int) {
+	c, now := benchCoordinator(tb), time.UnixMilli(1e12)
+	if members {
+		joinAll(tb, c, n, now)
+		d, _ := c.Describe("g")
+		for i, m := range d.Members { // within a minute, before which no session ends
+			at := now.Add(10*time.Second + time.Duration(i)*30*time.Second/time.Duration(n))
+			if err := c.Heartbeat(HeartbeatRequest{GroupID: "g", MemberID: m.MemberID, Generation: d.Generation}, at); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	} else {
+		for i := range n {
+			c.Join(Ticket(i+1), JoinRequest{GroupID: "g", Version: 9, SessionTimeout: 45 * time.Second, ProtocolType: ConsumerType, Protocols: []Protocol{{"range", nil}}},
+				now.Add(time.Duration(i)*30*time.Second/time.Duration(n)))
+		}
+	}
+	for end := now.Add(10 * time.Minute); ; ticks++ {
+		at, ok := c.Deadline()
+		if !ok || at.After(end) {
+			break
+		}
+		for _, w := range c.Tick(at).Writes {
+			c.Written(w.ID, nil, at)
+		}
+	}
+	if s := c.Stats(); s.Members != 0 || !members && len(s.Groups) != 0 {
+		tb.Fatalf("left: %+v", s)
+	}
+	return ticks
+}
+
+// BenchmarkVanish10000 is the end of 10,000 ids or members, each at its own time.
+func BenchmarkVanish10000(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		members bool
+	}{{"ids", false}, {"members", true}} {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				b.ReportMetric(float64(vanish(b, 10_000, c.members)), "ticks")
+			}
+		})
 	}
 }

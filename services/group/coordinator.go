@@ -250,7 +250,7 @@ func (c *Coordinator) Tick(now time.Time) (fx Effects) {
 	for len(c.wakes) > 0 && !c.wakes[0].wake.After(now) {
 		g := heap.Pop(&c.wakes).(*group)
 		c.expire(g, now, &fx)
-		if t, ok := g.nextWake(); ok && c.groups[g.id] == g {
+		if t, ok := g.nextWake(now); ok && c.groups[g.id] == g {
 			c.arm(g, t)
 		}
 	}

@@ -22,6 +22,12 @@ type key struct {
 	partition int32
 }
 
+// flyingOffset is an offset that is being written.
+type flyingOffset struct {
+	key
+	offset offset
+}
+
 func (g *group) offset(topic string, partition int32) (offset, bool) {
 	o, ok := g.offsets[topic][partition]
 	return o, ok
@@ -74,9 +80,12 @@ func (c *Coordinator) Commit(t Ticket, req CommitRequest, now time.Time) (fx Eff
 		}
 	}
 	r := &CommitResponse{Topics: make([]TopicResult, 0, len(req.Topics))}
-	var records []Record
-	var keys []key
-	var values []offset
+	count := 0
+	for _, topic := range req.Topics {
+		count += len(topic.Partitions)
+	}
+	records := make([]Record, 0, count)
+	flying := make([]flyingOffset, 0, count)
 	for _, topic := range req.Topics {
 		tr := TopicResult{topic.Name, topic.ID, make([]PartitionResult, 0, len(topic.Partitions))}
 		for _, p := range topic.Partitions {
@@ -95,7 +104,7 @@ func (c *Coordinator) Commit(t Ticket, req CommitRequest, now time.Time) (fx Eff
 			k := key{topic.Name, p.Partition}
 			g.fly(k, 1)
 			records = append(records, offsetRecord(g.id, k, &o))
-			keys, values = append(keys, k), append(values, o)
+			flying = append(flying, flyingOffset{k, o})
 		}
 		r.Topics = append(r.Topics, tr)
 	}
@@ -105,10 +114,11 @@ func (c *Coordinator) Commit(t Ticket, req CommitRequest, now time.Time) (fx Eff
 		return fx
 	}
 	c.write(&fx, g, records, func(err error, _ time.Time, fx *Effects) {
-		for i, k := range keys {
+		for i := range flying {
+			k := flying[i].key
 			g.fly(k, -1)
 			if err == nil {
-				g.setOffset(k.topic, k.partition, values[i])
+				g.setOffset(k.topic, k.partition, flying[i].offset)
 			}
 		}
 		switch {

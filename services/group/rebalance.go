@@ -183,15 +183,20 @@ func (c *Coordinator) syncTimeout(g *group, now time.Time, fx *Effects) {
 	c.left(g, "members did not sync in time", now, fx)
 }
 
+// Of a group of manyMembers, sessions and pending ids end up to manyPause late:
+// each look at it goes over all of them.
+const (
+	manyMembers = 1000
+	manyPause   = 100 * time.Millisecond
+)
+
 // nextWake is when something may be due in the group.
-func (g *group) nextWake() (t time.Time, ok bool) {
+func (g *group) nextWake(now time.Time) (t time.Time, ok bool) {
 	at := func(u time.Time) {
 		if !u.IsZero() && (!ok || u.Before(t)) {
 			t, ok = u, true
 		}
 	}
-	at(g.joinBy)
-	at(g.syncBy)
 	for _, u := range g.pending {
 		at(u)
 	}
@@ -200,5 +205,10 @@ func (g *group) nextWake() (t time.Time, ok bool) {
 			at(m.deadline)
 		}
 	}
+	if soon := now.Add(manyPause); ok && t.Before(soon) && len(g.members)+len(g.pending) >= manyMembers {
+		t = soon
+	}
+	at(g.joinBy)
+	at(g.syncBy)
 	return t, ok
 }
