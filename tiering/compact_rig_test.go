@@ -85,6 +85,7 @@ type compactRig struct {
 	t     CompactTarget
 	end   int64
 	ro    ReaderOptions
+	own   *Reader // of this incarnation
 }
 
 func newCompactRig(t testing.TB) *compactRig {
@@ -92,8 +93,9 @@ func newCompactRig(t testing.TB) *compactRig {
 	r.o = CompactorOptions{Bucket: r.b, Index: r.x, Logger: testLogger(t), Now: func() time.Time { return r.now }, BytesPerSecond: 1 << 40}
 	r.t = CompactTarget{TP: testTP, Config: CompactConfig{DeleteRetentionMs: 1000, MaxLagMs: 1 << 62, SegmentBytes: 1 << 20, IndexInterval: 200}}
 	r.ro = ReaderOptions{Bucket: r.b, Index: r.x, MemoryBytes: 64 * testBlock, BlockBytes: testBlock, ReadAhead: -1,
-		AttemptTimeout: 2 * time.Second, Timeout: 100 * time.Millisecond}
+		AttemptTimeout: 5 * time.Second, Timeout: 10 * time.Second}
 	r.restart(t)
+	t.Cleanup(r.close)
 	return r
 }
 
@@ -104,11 +106,20 @@ func (r *compactRig) restart(t testing.TB) {
 	r.inc++
 	r.t.Epoch = r.epoch
 	r.o.Incarnation = ids.Incarnation(fmt.Sprintf("01K%023d", r.inc))
-	reader := r.reader(t)
-	r.o.Reader = reader
+	r.close()
 	var err error
+	if r.own, err = NewReader(r.ro); err != nil {
+		t.Fatal(err)
+	}
+	r.o.Reader = r.own
 	if r.c, err = NewCompactor(r.o); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func (r *compactRig) close() {
+	if r.own != nil {
+		r.own.Close()
 	}
 }
 
@@ -166,8 +177,8 @@ type seen struct {
 // read stops before the end, and that every object is whole.
 func (r *compactRig) read(t testing.TB, from int64) []seen {
 	t.Helper()
-	reader := r.reader(t)
-	defer reader.Close()
+	reader := r.own
+	reader.forgetRows(testTP)
 	var out []seen
 	next := int64(-1)
 	for at := from; at < r.end; {

@@ -247,14 +247,14 @@ func (c *Compactor) noteKeys(ctx context.Context, f *recordFilter, dirty []exten
 	return end, nil
 }
 
-// pacer returns a function that counts bytes and sleeps as the rate wants it.
+// pacer returns a function that counts bytes read and sleeps as the rate wants it.
 func (c *Compactor) pacer() func(ctx context.Context, n int) error {
 	due := 0
 	return func(ctx context.Context, n int) error {
+		c.count(func(s *CompactStats) { s.BytesRead += int64(n) })
 		if due += n; due < 1<<20 {
 			return nil
 		}
-		c.count(func(s *CompactStats) { s.BytesRead += int64(due) })
 		d := time.Duration(float64(due) / float64(c.o.BytesPerSecond) * float64(time.Second))
 		due = 0
 		return sleep(ctx, d)
