@@ -177,13 +177,22 @@ func Compress(c Codec, raw []byte, xerial bool) ([]byte, error) {
 	case CodecGzip:
 		return pack(c, gzip.NewWriter(&out), raw, &out)
 	case CodecLZ4:
-		return pack(c, lz4.NewWriter(&out), raw, &out)
-	case CodecZstd:
-		w, err := zstd.NewWriter(&out, zstd.WithEncoderConcurrency(1))
-		if err != nil {
+		w := lz4.NewWriter(&out)
+		if err := w.Apply(lz4.BlockSizeOption(lz4.Block64Kb)); err != nil { // as Kafka's
 			return nil, fmt.Errorf("compress %s: %w", c, err)
 		}
 		return pack(c, w, raw, &out)
+	case CodecZstd:
+		window := zstd.MinWindowSize
+		for window < len(raw) && window < minWindow {
+			window *= 2 // not more memory than there are records
+		}
+		w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(window))
+		if err != nil {
+			return nil, fmt.Errorf("compress %s: %w", c, err)
+		}
+		packed := w.EncodeAll(raw, nil)
+		return packed, w.Close()
 	}
 	return nil, fmt.Errorf("%w: %d", ErrCodec, c)
 }
