@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/cirrolog/cirrolog/services/broker"
@@ -19,8 +20,9 @@ import (
 // for what has no Kafka API (docs/admin-api.md).
 func (a *Agent) adminHandler() http.Handler {
 	mux := http.NewServeMux()
-	// A series that can't be told must not cost the others.
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.reg, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError,
+	// A series that can't be told must not cost the others. Compression takes
+	// longer than all the rest of a large scrape.
+	mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.GathererFunc(a.gather), promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, DisableCompression: true,
 		ErrorLog: slog.NewLogLogger(a.component("admin").Handler(), slog.LevelWarn), MaxRequestsInFlight: maxScrapes}))
 	// The process lives and has started when it answers; other names are those
 	// that probes of similar servers use.

@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/services/group"
@@ -44,6 +47,9 @@ type state struct {
 	lags    []broker.GroupLag
 	leftOut int // groups
 	groups  group.Stats
+	// series are the metrics made of the above: a scrape of 10,000 topics only
+	// has to write them.
+	series []*dto.MetricFamily
 }
 
 // monitor measures the agent's state and makes its checks now and then.
@@ -99,6 +105,7 @@ func (m *monitor) measure(ctx context.Context) {
 	s := &state{topics: m.a.broker.Figures(each), groups: m.a.broker.Groups().Stats()}
 	s.lags, s.leftOut = m.meter.Measure(ctx)
 	s.at = time.Now()
+	s.series = m.series(s)
 	m.latest.Store(s)
 	now := make(map[string]bool, len(s.topics))
 	for _, t := range s.topics {
@@ -112,8 +119,42 @@ func (m *monitor) measure(ctx context.Context) {
 	m.known = now
 }
 
-// stateCollector tells the agent's state when it is asked: what is at hand,
+// series makes the metrics of a measurement.
+func (m *monitor) series(s *state) []*dto.MetricFamily {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(measured(func(ch chan<- prometheus.Metric) {
+		o := out{m.a.metrics.descs, ch}
+		m.a.topicSeries(o, s)
+		m.a.groupSeries(o, s)
+	}))
+	f, err := reg.Gather()
+	if err != nil {
+		m.a.component("agent").Warn("some metrics can't be told", "err", err)
+	}
+	return f
+}
+
+// measured is an unchecked prometheus.Collector of a measurement.
+type measured func(chan<- prometheus.Metric)
+
+// Describe implements prometheus.Collector.
+func (measured) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c measured) Collect(ch chan<- prometheus.Metric) { c(ch) }
+
+// gather implements prometheus.Gatherer: what is counted, the state of now,
 // and what the monitor has measured.
+func (a *Agent) gather() ([]*dto.MetricFamily, error) {
+	f, err := a.metrics.reg.Gather()
+	if s := a.monitor.latest.Load(); s != nil {
+		f = append(f, s.series...)
+	}
+	slices.SortFunc(f, func(a, b *dto.MetricFamily) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	return f, err
+}
+
+// stateCollector tells the state of the agent that is at hand when it is asked.
 type stateCollector struct {
 	a     *Agent
 	descs map[string]*prometheus.Desc
@@ -168,8 +209,6 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	if s := c.a.monitor.latest.Load(); s != nil {
-		c.topics(o, s)
-		c.groups(o, s)
 		o.gauge("state_age_seconds", time.Since(s.at).Seconds())
 	}
 }
@@ -213,7 +252,7 @@ func (c *stateCollector) reads(o out) {
 	o.counter("tier_cache_reads_total", float64(max(r.BlockLoads-r.DiskHits, 0)), "miss")
 }
 
-func (c *stateCollector) topics(o out, s *state) {
+func (a *Agent) topicSeries(o out, s *state) {
 	remote := int64(0)
 	for _, t := range s.topics {
 		remote += t.BucketBytes
@@ -234,10 +273,10 @@ func (c *stateCollector) topics(o out, s *state) {
 		}
 	}
 	o.gauge("topics", float64(len(s.topics)))
-	o.gauge("objstore_storage_dollars_per_month", float64(remote)/(1<<30)*c.a.cfg.Prices.Storage)
+	o.gauge("objstore_storage_dollars_per_month", float64(remote)/(1<<30)*a.cfg.Prices.Storage)
 }
 
-func (c *stateCollector) groups(o out, s *state) {
+func (a *Agent) groupSeries(o out, s *state) {
 	for _, l := range s.lags {
 		age := 0.0
 		if !l.Since.IsZero() {

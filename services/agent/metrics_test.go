@@ -2,10 +2,15 @@ package agent
 
 import (
 	"flag"
+	"fmt"
+	"log/slog"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/cirrolog/cirrolog/services/broker"
 )
 
 func updateFlag() *bool {
@@ -95,4 +100,58 @@ func BenchmarkRequestMetricsParallel(b *testing.B) {
 			i++
 		}
 	})
+}
+
+// TestNativeHistograms sees that scrapers of native histograms get them, and
+// others the classic buckets.
+func TestNativeHistograms(t *testing.T) {
+	m := newMetrics(&Agent{})
+	m.Request("Produce", 9, 0, time.Millisecond)
+	m.httpRequest("other", 404, time.Millisecond)
+	families, err := m.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, f := range families {
+		if h := f.Metric[0].GetHistogram(); h != nil && f.GetName() != "go_gc_pauses_seconds" {
+			seen++
+			if h.Schema == nil || len(h.PositiveSpan) == 0 || len(h.Bucket) == 0 {
+				t.Errorf("%s: schema %v, %d spans, %d buckets", f.GetName(), h.Schema, len(h.PositiveSpan), len(h.Bucket))
+			}
+		}
+	}
+	if seen != 2 {
+		t.Errorf("%d histograms, want 2", seen)
+	}
+}
+
+// BenchmarkScrape is a scrape of a node with 10,000 topics, of which 1,000 are
+// written to, and 1,000 groups.
+func BenchmarkScrape(b *testing.B) {
+	a := &Agent{cfg: Default(), log: slog.New(slog.DiscardHandler)}
+	a.metrics = newMetrics(a)
+	a.monitor.a = a
+	s := &state{}
+	for i := range 10_000 {
+		s.topics = append(s.topics, broker.TopicFigures{Name: fmt.Sprint("topic", i), Partitions: 10})
+	}
+	for i := range 1000 {
+		s.lags = append(s.lags, broker.GroupLag{Group: fmt.Sprint("group", i), Topic: "topic1"})
+		a.metrics.Produced(fmt.Sprint("topic", i), 1)
+		a.metrics.Fetched(fmt.Sprint("topic", i), 1)
+		a.metrics.uploaded(fmt.Sprint("topic", i), 1, time.Second, nil)
+	}
+	s.series = a.monitor.series(s)
+	a.monitor.latest.Store(s)
+	h := a.adminHandler()
+	b.ReportAllocs()
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		if w.Code != 200 {
+			b.Fatal(w.Code)
+		}
+		b.ReportMetric(float64(w.Body.Len()), "bytes")
+	}
 }
