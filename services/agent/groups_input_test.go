@@ -14,8 +14,8 @@ import (
 	"github.com/cirrolog/cirrolog/services/group"
 )
 
-// settled is a peer with an assignment; it is closed with the test.
-func settled(t *testing.T, a *Agent, id, instance string) *peer {
+// settledPeer is a peer with an assignment; it is closed with the test.
+func settledPeer(t *testing.T, a *Agent, id, instance string) *peer {
 	t.Helper()
 	p, err := newPeer(a.KafkaAddr(), id, instance)
 	if err == nil {
@@ -32,11 +32,11 @@ func settled(t *testing.T, a *Agent, id, instance string) *peer {
 func TestGroupsCommitRefused(t *testing.T) {
 	a, _ := groupAgent(t, t.TempDir(), nil, nil)
 	newTopic(t, a.broker, "logs", 1)
-	first := settled(t, a, "g", "one")
+	first := settledPeer(t, a, "g", "one")
 	if err := first.commit("logs", 7); err != nil {
 		t.Fatal(err)
 	}
-	now := settled(t, a, "g", "one") // takes the place of the first
+	now := settledPeer(t, a, "g", "one") // takes the place of the first
 	stranger, old, simple, dynamic := *now, *now, *now, *now
 	stranger.id, stranger.instance = "nobody", ""
 	old.generation--
@@ -73,7 +73,7 @@ func TestGroupsCommitRefused(t *testing.T) {
 // A full group turns new members away and keeps those that it has.
 func TestGroupsMaxSize(t *testing.T) {
 	a, _ := groupAgent(t, t.TempDir(), func(c *Config) { c.Groups.Config.MaxSize = 1 }, nil)
-	member := settled(t, a, "g", "")
+	member := settledPeer(t, a, "g", "")
 	other, err := newPeer(a.KafkaAddr(), "g", "")
 	if err != nil {
 		t.Fatal(err)
@@ -96,8 +96,8 @@ func TestGroupsOversized(t *testing.T) {
 	dir := t.TempDir()
 	a, stop := groupAgent(t, dir, func(c *Config) { c.Groups.Partitions = 1 }, nil)
 	newTopic(t, a.broker, "logs", 1)
-	neighbour := settled(t, a, "neighbour", "")
-	member := settled(t, a, "g", "")
+	neighbour := settledPeer(t, a, "neighbour", "")
+	member := settledPeer(t, a, "g", "")
 	fat, err := newPeer(a.KafkaAddr(), "g", "")
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +141,7 @@ func TestGroupsAnyID(t *testing.T) {
 	newTopic(t, a.broker, "logs", 1)
 	good := []string{"\xff\xfe\x80", "a\x00b\n\"", " ", "☃", strings.Repeat("g", 32767)}
 	for _, id := range good {
-		p := settled(t, a, id, "")
+		p := settledPeer(t, a, id, "")
 		if err := p.commit("logs", 5); err != nil {
 			t.Errorf("%.20q: commit: %v", id, err)
 		}
@@ -193,7 +193,7 @@ func heap() int64 {
 // out, nor members whose join waits.
 func TestGroupsClientsVanish(t *testing.T) {
 	a, _ := groupAgent(t, t.TempDir(), nil, nil)
-	settled(t, a, "warm", "") // the topic is made
+	settledPeer(t, a, "warm", "") // the topic is made
 	before := heap()
 	const each, workers = 5000, 20
 	var wg sync.WaitGroup

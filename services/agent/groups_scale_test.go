@@ -58,7 +58,7 @@ func settleAll(t *testing.T, peers []*peer) {
 func TestGroupsThousandMembers(t *testing.T) {
 	const members = 1000
 	a, _ := groupAgent(t, t.TempDir(), func(c *Config) { c.Groups.Config.InitialRebalanceDelay = time.Second }, nil)
-	settled(t, a, "warm", "").close() // the topic is made
+	settledPeer(t, a, "warm", "").close() // the topic is made
 	peers := make([]*peer, members)
 	for i := range peers {
 		p, err := newPeer(a.KafkaAddr(), "g", "")
@@ -105,7 +105,7 @@ func TestGroupsRollingRestart(t *testing.T) {
 	}
 	for i, old := range peers {
 		old.close() // without a LeaveGroup, as static members end
-		p := settled(t, a, "g", old.instance)
+		p := settledPeer(t, a, "g", old.instance)
 		if p.generation != before.Generation || string(p.assigned) != string(old.assigned) || p.id == old.id {
 			t.Fatalf("%s came back as %s in generation %d with %q, was %s in %d with %q", p.instance, p.id, p.generation, p.assigned, old.id, before.Generation, old.assigned)
 		}
@@ -124,7 +124,7 @@ func TestGroupsTenThousandMembers(t *testing.T) {
 	const members = 10_000
 	a, _ := groupAgent(t, t.TempDir(), func(c *Config) { c.Groups.Config.InitialRebalanceDelay = time.Second }, nil)
 	g := a.broker.Groups()
-	settled(t, a, "warm", "").close()
+	settledPeer(t, a, "warm", "").close()
 	before, began, used, rebalances := heap(), time.Now(), cpu(), g.Stats().Rebalances
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
