@@ -264,8 +264,9 @@ func (s *Store) announce(entries []*wal.Entry, err error) {
 }
 
 // RollIfOld closes the active segment when it is older than the topic's
-// segment.ms, or now when force is set, so that it can be tiered.
-func (l *Log) RollIfOld(force bool) {
+// segment.ms, or now when force is set, so that it can be tiered. It reports
+// whether it does; the files follow.
+func (l *Log) RollIfOld(force bool) bool {
 	l.appendMu.Lock()
 	l.mu.Lock()
 	now := l.store.opts.Now()
@@ -279,6 +280,7 @@ func (l *Log) RollIfOld(force bool) {
 	if roll {
 		l.store.enqueue(l)
 	}
+	return roll
 }
 
 const logsDir = "logs"

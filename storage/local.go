@@ -126,12 +126,35 @@ func (l *Log) ClosedSegments() []ClosedSegment {
 		if s.state != segClosed || s.logGone {
 			continue
 		}
-		out = append(out, ClosedSegment{
-			Meta:  segment.Meta{TP: l.tp, Base: s.base, Last: s.last, LogSize: s.size, MaxTimestamp: s.maxTS},
-			Bytes: s.size + s.trailer, CRC32C: s.crc, ClosedAt: s.closedAt, Tiered: s.tiered,
-		})
+		out = append(out, l.closedLocked(s))
 	}
 	return out
+}
+
+// ClosedSince returns the oldest closed segment on this disk that is not tiered
+// and reaches offset from, with how many such segments there are and the bytes
+// of their objects. Without one n is 0.
+func (l *Log) ClosedSince(from int64) (first ClosedSegment, n int, bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.segs {
+		if s.state != segClosed || s.logGone || s.tiered || s.last < from {
+			continue
+		}
+		if n == 0 {
+			first = l.closedLocked(s)
+		}
+		n++
+		bytes += s.size + s.trailer
+	}
+	return first, n, bytes
+}
+
+func (l *Log) closedLocked(s *seg) ClosedSegment {
+	return ClosedSegment{
+		Meta:  segment.Meta{TP: l.tp, Base: s.base, Last: s.last, LogSize: s.size, MaxTimestamp: s.maxTS},
+		Bytes: s.size + s.trailer, CRC32C: s.crc, ClosedAt: s.closedAt, Tiered: s.tiered,
+	}
 }
 
 // SegmentReader reads a closed segment as the object that the bucket will
@@ -222,7 +245,7 @@ func (r *SegmentReader) readLog(b []byte, off int64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.buf == nil {
-		r.buf = vfs.AlignedBytes(readWindow)
+		r.buf = vfs.AlignedBytes(int(min(readWindow, (r.size+vfs.BlockSize-1)&^(vfs.BlockSize-1))))
 	}
 	for len(b) > 0 {
 		if off < r.at || off >= r.at+int64(r.n) {

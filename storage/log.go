@@ -242,7 +242,23 @@ type SegmentInfo struct {
 	MaxTimestamp int64
 	Closed       bool
 	Tiered       bool
+	Began        time.Time // when the first batch came, of an active one
 	ClosedAt     time.Time
+}
+
+// End is where the next append goes.
+func (l *Log) End() int64 { return l.next.Load() }
+
+// Closing tells whether a segment is full and will soon be closed.
+func (l *Log) Closing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.segs {
+		if s.state == segClosing && s.last >= s.base {
+			return true
+		}
+	}
+	return false
 }
 
 // Segments lists the local segments, oldest first.
@@ -255,7 +271,7 @@ func (l *Log) Segments() []SegmentInfo {
 			continue
 		}
 		out = append(out, SegmentInfo{Base: s.base, Last: s.last, Bytes: s.size, MaxTimestamp: s.maxTS,
-			Closed: s.state == segClosed, Tiered: s.tiered, ClosedAt: s.closedAt})
+			Closed: s.state == segClosed, Tiered: s.tiered, Began: s.began, ClosedAt: s.closedAt})
 	}
 	return out
 }

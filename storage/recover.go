@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cirrolog/cirrolog/storage/batch"
 	"github.com/cirrolog/cirrolog/storage/ids"
@@ -32,6 +35,7 @@ func (s *Store) recover() error {
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
+	var dirs []*Log
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), removedSuffix) {
 			if err := s.opts.FS.RemoveAll(filepath.Join(s.opts.Dir, logsDir, e.Name())); err != nil {
@@ -43,11 +47,11 @@ func (s *Store) recover() error {
 		if err != nil {
 			return fmt.Errorf("recover: unknown entry in %s: %w", filepath.Join(s.opts.Dir, logsDir), err)
 		}
-		l := newLog(s, tp, LogConfig{}, 0)
-		if err := l.recoverFiles(); err != nil {
-			return fmt.Errorf("recover %s: %w", tp, err)
-		}
-		s.logs[tp] = l
+		s.logs[tp] = newLog(s, tp, LogConfig{}, 0)
+		dirs = append(dirs, s.logs[tp])
+	}
+	if err := recoverLogs(dirs); err != nil {
+		return err
 	}
 	if err := r.spills(); err != nil {
 		return fmt.Errorf("recover: %w", err)
@@ -63,6 +67,34 @@ func (s *Store) recover() error {
 		l.producersReady()
 	}
 	return nil
+}
+
+const (
+	// recoverers read so many logs' files at the same time, if there are more
+	// than fewLogs: most of it is waiting for the disk and the kernel.
+	recoverers = 8
+	fewLogs    = 64
+)
+
+// recoverLogs reads the files of the logs.
+func recoverLogs(logs []*Log) error {
+	var g errgroup.Group
+	g.SetLimit(recoverers)
+	if len(logs) <= fewLogs {
+		g.SetLimit(1)
+	}
+	piece := max(len(logs)/(recoverers*8), 1)
+	for part := range slices.Chunk(logs, piece) {
+		g.Go(func() error {
+			for _, l := range part {
+				if err := l.recoverFiles(); err != nil {
+					return fmt.Errorf("recover %s: %w", l.tp, err)
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }
 
 // recoverFiles reads the log's directory: closed segments by their .idx, the

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 type Store struct {
 	opts     Options
 	stream   wal.Stream
+	capacity int64     // of the stream, in bytes
 	pool     *wal.Pool // the memory tail
 	readPool *wal.Pool // buffers of reads from disk
 	files    *fileCache
@@ -80,7 +82,7 @@ func Open(opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.stream = stream
+	s.stream, s.capacity = stream, stream.State().Capacity
 	if err := s.recover(); err != nil {
 		stream.Close()
 		s.files.closeAll()
@@ -136,7 +138,7 @@ func (s *Store) Logs() []*Log {
 	sort.Slice(out, func(i, j int) bool {
 		a, b := out[i].tp, out[j].tp
 		if a.Topic != b.Topic {
-			return a.Topic.String() < b.Topic.String()
+			return bytes.Compare(a.Topic[:], b.Topic[:]) < 0
 		}
 		return a.Partition < b.Partition
 	})
@@ -289,18 +291,18 @@ func (s *Store) Err() error {
 // then. The caller gives back what it does not append.
 func (s *Store) reserve(ctx context.Context, n int64) error {
 	for {
-		s.mu.Lock()
-		err, freed := s.err, s.freed
-		s.mu.Unlock()
-		if err != nil {
+		if err := s.Err(); err != nil {
 			return err
 		}
-		used := s.diskUsed.Load()
 		if s.opts.DiskBudget == 0 {
 			s.diskUsed.Add(n)
 			return nil
 		}
-		if used+s.stream.State().Capacity+n <= s.opts.DiskBudget {
+		s.mu.Lock()
+		freed := s.freed // before the look at what is used, so that no change is missed
+		s.mu.Unlock()
+		used := s.diskUsed.Load()
+		if used+s.capacity+n <= s.opts.DiskBudget {
 			if s.diskUsed.CompareAndSwap(used, used+n) {
 				return nil
 			}
@@ -318,7 +320,7 @@ func (s *Store) reserve(ctx context.Context, n int64) error {
 
 // DiskUsed returns the bytes of ring, segments and spill files, with what is
 // appended and not yet in its segment's file.
-func (s *Store) DiskUsed() int64 { return s.diskUsed.Load() + s.stream.State().Capacity }
+func (s *Store) DiskUsed() int64 { return s.diskUsed.Load() + s.capacity }
 
 // fullMargin is the room, in bytes, below which the disk counts as full: a
 // batch of the usual limit does not fit any more.

@@ -175,6 +175,19 @@ func (l *fakeLocal) Closed(limit int) []LocalSegment {
 	return slices.Clone(l.segs[:min(limit, len(l.segs))])
 }
 
+func (l *fakeLocal) Lag() (lag Lag) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.segs {
+		lag.Segments++
+		lag.Bytes += s.Bytes
+		if lag.Oldest.IsZero() || s.ClosedAt.Before(lag.Oldest) {
+			lag.Oldest = s.ClosedAt
+		}
+	}
+	return lag
+}
+
 func (l *fakeLocal) Tiered(s Segment) {
 	if l.onTier != nil {
 		l.onTier(s)

@@ -130,12 +130,21 @@ type Source interface {
 
 // Local is the local side of tiering: what is closed and not yet known to be tiered.
 type Local interface {
-	// Closed returns the closed local segments of all partitions that have
-	// remote storage enabled and reach beyond their tiered end, oldest first,
-	// at most limit.
+	// Closed returns the oldest closed local segment of each partition that has
+	// one, of those that have remote storage enabled and reach beyond their
+	// tiered end; those that waited longest first, at most limit.
 	Closed(limit int) []LocalSegment
+	// Lag sums up all such segments.
+	Lag() Lag
 	// Tiered says that offsets up to and including s.Last are in the bucket and indexed.
 	Tiered(s Segment)
+}
+
+// Lag is what is closed and not tiered.
+type Lag struct {
+	Segments int
+	Bytes    int64     // of their objects
+	Oldest   time.Time // when the first of them was closed; zero without one
 }
 
 // LocalSegment is a closed segment that can be opened for upload.

@@ -171,7 +171,7 @@ func (u *Uploader) Drain(ctx context.Context) error {
 		case <-u.ctx.Done():
 			return fmt.Errorf("drain uploads: %w", context.Canceled)
 		case <-ctx.Done():
-			n := len(u.o.Local.Closed(statsLimit))
+			n := u.o.Local.Lag().Segments
 			return fmt.Errorf("drain uploads: %d closed segments are not in the bucket: %w", n, errors.Join(ctx.Err(), u.anyError()))
 		}
 	}
@@ -186,9 +186,6 @@ func (u *Uploader) anyError() error {
 	return nil
 }
 
-// statsLimit bounds how many segments Stats counts.
-const statsLimit = 1 << 16
-
 // Counters returns the counters since the start. Unlike Stats it leaves the lag
 // out and looks at nothing else.
 func (u *Uploader) Counters() UploadStats {
@@ -201,13 +198,11 @@ func (u *Uploader) Counters() UploadStats {
 
 // Stats returns the counters and measures the lag.
 func (u *Uploader) Stats() UploadStats {
-	closed := u.o.Local.Closed(statsLimit)
+	lag := u.o.Local.Lag()
 	s := u.Counters()
-	s.LagSegments = len(closed)
-	now := u.o.Now()
-	for _, c := range closed {
-		s.LagBytes += c.Bytes
-		s.LagAge = max(s.LagAge, now.Sub(c.ClosedAt))
+	s.LagSegments, s.LagBytes = lag.Segments, lag.Bytes
+	if lag.Segments > 0 {
+		s.LagAge = max(u.o.Now().Sub(lag.Oldest), 0)
 	}
 	return s
 }
@@ -234,7 +229,10 @@ func (u *Uploader) run() {
 
 // scanLimit is how many closed segments one look takes at first; it grows
 // while all that were seen belong to partitions that must wait.
-const scanLimit = 256
+const scanLimit = 64
+
+// maxScan bounds that growth.
+const maxScan = 1 << 16
 
 // dispatch starts uploads of the oldest segment of each partition that has
 // one, up to the limit. It returns after what time to look again at the
@@ -253,7 +251,7 @@ func (u *Uploader) dispatch() time.Duration {
 		if len(closed) < scan {
 			u.forget(closed)
 		}
-		if full || started > 0 || len(closed) < scan || scan > statsLimit {
+		if full || started > 0 || len(closed) < scan || scan > maxScan {
 			return soonest
 		}
 	}

@@ -41,6 +41,7 @@ type Agent struct {
 	store   *storage.Store
 	reader  *tiering.Reader
 	broker  *broker.Broker
+	closed  atomic.Pointer[broker.Broker] // told of closed segments
 	kafka   *kafka.Server
 	metrics *metrics
 	monitor monitor
@@ -177,7 +178,7 @@ func (a *Agent) openStorage(context.Context) error {
 		Prefill: min(a.cfg.WALSize, 64<<20), TailBytes: a.cfg.MemoryTail, ReadBytes: a.cfg.ReadMemory, DiskBudget: a.cfg.DiskBudget, Logger: a.component("storage"),
 		OnFailure: func(err error) { a.fail(err) },
 		OnClosed: func(tp ids.TopicPartition) {
-			if b := a.broker; b != nil {
+			if b := a.closed.Load(); b != nil {
 				b.Flushed(tp)
 			}
 		}})
@@ -216,6 +217,8 @@ func (a *Agent) openBroker(ctx context.Context) error {
 		return err
 	}
 	a.broker = b
+	a.closed.Store(b)
+	b.FindClosed()
 	a.onClose(b.Close)
 	return nil
 }

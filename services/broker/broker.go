@@ -80,10 +80,13 @@ type Broker struct {
 	uploader *tiering.Uploader
 	index    *metaIndex
 	compact  compaction
+	waiting  *waitingList
 
-	view  atomic.Pointer[view]
-	mu    sync.Mutex // serialises changes of view
-	unsub func()
+	view atomic.Pointer[view]
+	mu   sync.Mutex // serialises changes of view
+	// loading collects the topics there are at the start; nil afterwards.
+	loading *view
+	unsub   func()
 
 	hotReads, localReads, tieredReads atomic.Int64
 
@@ -110,9 +113,10 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	b := &Broker{opts: o, index: &metaIndex{meta: o.Meta}}
+	b := &Broker{opts: o, index: &metaIndex{meta: o.Meta}, waiting: newWaitingList()}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
-	b.view.Store(&view{byName: map[string]*Topic{}, byID: map[ids.TopicID]*Topic{}, parts: map[ids.TopicID][]*Partition{}})
+	b.view.Store(newView(0))
+	b.loading = newView(0)
 	b.house.init()
 	if err := b.compact.init(b); err != nil {
 		b.cancel()
@@ -130,6 +134,7 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 			first = err
 		}
 	})
+	b.loaded()
 	if first != nil {
 		b.cancel()
 		b.unsub()
@@ -146,6 +151,7 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 		return nil, err
 	}
 	b.dropForeignLogs()
+	b.waiting.find(b.view.Load())
 	up, err := tiering.NewUploader(tiering.UploaderOptions{
 		Bucket: o.Bucket, Index: b.index, Local: (*localTier)(b), Incarnation: o.Incarnation, Logger: o.Logger, Now: o.Now,
 		Concurrency: o.UploadConcurrency, OnUpload: b.uploaded, Interval: 2 * time.Second,
@@ -179,9 +185,17 @@ func (b *Broker) dropForeignLogs() {
 func (b *Broker) change(c metadata.Change) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.loading != nil && c.Old == nil {
+		t := topicOf(c.New)
+		parts, err := b.openPartitions(t, nil)
+		if err == nil {
+			b.loading.add(t, parts)
+		}
+		return err
+	}
+	b.loadedLocked()
 	old := b.view.Load()
-	v := &view{byName: make(map[string]*Topic, len(old.byName)+1), byID: make(map[ids.TopicID]*Topic, len(old.byID)+1),
-		parts: make(map[ids.TopicID][]*Partition, len(old.parts)+1)}
+	v := newView(len(old.sorted) + 1)
 	for _, t := range old.sorted {
 		if c.Old != nil && t.ID == c.Old.ID && (c.New == nil || c.New.ID != t.ID) {
 			b.dropTopic(old.parts[t.ID])
@@ -199,6 +213,11 @@ func (b *Broker) change(c metadata.Change) error {
 			return err
 		}
 		v.add(t, parts)
+		if c.Old != nil && uploads(t) && (!c.Old.Config.RemoteStorage || c.Old.Config.RemoteCopyDisabled) {
+			for _, p := range parts {
+				b.waiting.add(p)
+			}
+		}
 	}
 	v.sort()
 	b.view.Store(v)
@@ -206,6 +225,26 @@ func (b *Broker) change(c metadata.Change) error {
 		b.groups.topicDeleted(c.Old.Name)
 	}
 	return nil
+}
+
+// loaded ends the time in which topics are only collected, so that the start
+// does not make a view for each of them.
+func (b *Broker) loaded() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.loadedLocked()
+}
+
+func (b *Broker) loadedLocked() {
+	if b.loading != nil {
+		b.loading.sort()
+		b.view.Store(b.loading)
+		b.loading = nil
+	}
+}
+
+func newView(topics int) *view {
+	return &view{byName: make(map[string]*Topic, topics), byID: make(map[ids.TopicID]*Topic, topics), parts: make(map[ids.TopicID][]*Partition, topics)}
 }
 
 func (v *view) add(t *Topic, parts []*Partition) {
@@ -293,6 +332,7 @@ func (p *Partition) addTiered(s tiering.Segment) {
 	for at := p.lastUpload.Load(); s.Uploaded > at && !p.lastUpload.CompareAndSwap(at, s.Uploaded); at = p.lastUpload.Load() {
 	}
 	p.log.MarkTiered(s.Last)
+	p.check.stir.Store(true)
 	if s.Generation > 0 {
 		// All up to here was cleaned: this disk must not go on with what has been removed.
 		p.log.DropLocal(s.Last + 1)
@@ -334,9 +374,9 @@ func (b *Broker) closing() bool {
 	if b.opts.Store.Err() != nil {
 		return false
 	}
-	for _, l := range b.opts.Store.Logs() {
-		for _, s := range l.Segments() {
-			if !s.Closed && !s.ClosedAt.IsZero() {
+	for _, parts := range b.view.Load().parts {
+		for _, p := range parts {
+			if p.log.Closing() {
 				return true
 			}
 		}

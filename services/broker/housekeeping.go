@@ -3,9 +3,13 @@ package broker
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
+	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/tiering"
 )
@@ -60,7 +64,15 @@ func (h *housekeeper) take() (touched, removed map[ids.TopicPartition]bool, all 
 	return touched, removed, all
 }
 
-// KickRetention asks for a retention pass over all partitions now.
+// startMoved asks for the log starts to be put into the bucket.
+func (h *housekeeper) startMoved() {
+	select {
+	case h.publish <- struct{}{}:
+	default:
+	}
+}
+
+// KickRetention asks for a retention pass now, as if its interval were over.
 func (b *Broker) KickRetention() { b.house.note(func() { b.house.all = true }) }
 
 // housekeepLoop removes deleted partitions, rolls old segments and applies retention.
@@ -89,10 +101,7 @@ func (b *Broker) housekeepLoop() {
 			}
 		}
 		if b.retain(touched, due || all) {
-			select {
-			case b.house.publish <- struct{}{}:
-			default:
-			}
+			b.house.startMoved()
 		}
 		b.relieveDisk()
 	}
@@ -114,9 +123,9 @@ func (b *Broker) publishLoop() {
 	}
 }
 
-// retain applies retention to the touched partitions, or to all. It reports
-// whether log starts are to be published: one has moved, or a former try may
-// have failed.
+// retain applies retention to the touched partitions, or to all that are due. It
+// reports whether log starts are to be published: one has moved, or a former try
+// may have failed.
 func (b *Broker) retain(touched map[ids.TopicPartition]bool, all bool) (publish bool) {
 	v := b.view.Load()
 	moved := false
@@ -131,9 +140,18 @@ func (b *Broker) retain(touched map[ids.TopicPartition]bool, all bool) (publish 
 		moved = moved || m
 	}
 	if all {
+		b.waiting.find(v)
+		now, rolls := b.opts.Now().UnixMilli(), maxWaiting-b.waiting.len()
 		for _, t := range v.sorted {
 			for _, p := range v.parts[t.ID] {
-				p.log.RollIfOld(false)
+				if !p.check.due(p, now) && !touched[p.tp] {
+					continue
+				}
+				if rolls > 0 || !uploads(t) {
+					if p.log.RollIfOld(false) {
+						rolls--
+					}
+				}
 				each(p)
 			}
 		}
@@ -147,20 +165,80 @@ func (b *Broker) retain(touched map[ids.TopicPartition]bool, all bool) (publish 
 	return moved || all
 }
 
+// maxWaiting is how many partitions may wait for the uploader before no more
+// segments are closed because of their age: a hundred thousand partitions that
+// were written at the same time are not to become as many objects at once.
+const maxWaiting = 1000
+
+// recheck is after what time retention looks at a partition again at the
+// latest, whatever it expects; half of it to once and a half, by partition.
+const recheck = time.Hour
+
+// check is what retention remembers of a partition, so that it looks only at
+// those where something may have changed. The housekeeping's goroutine has it.
+type check struct {
+	at    int64 // ms since 1970, when to look again
+	end   int64 // of the log, when it was looked at
+	topic *Topic
+	stir  atomic.Bool // a segment was closed meanwhile
+}
+
+// due tells whether retention may have something to do.
+func (c *check) due(p *Partition, now int64) bool {
+	return now >= c.at || c.end != p.log.End() || c.topic != p.topic.Load() || c.stir.Load()
+}
+
+// next finds out when time alone makes retention look again: when a segment
+// grows too old for one of the limits, or is to be closed. What is too old
+// already waits for something else, and is looked at each time.
+func (c *check) next(p *Partition, state *tiering.RetentionState, cfg *metadata.TopicConfig, began int64) {
+	jitter := int64(crc32.ChecksumIEEE(fmt.Appendf(nil, "%s", p.tp))) % recheck.Milliseconds()
+	c.at = state.Now + recheck.Milliseconds()/2 + jitter
+	consider := func(ts, limit int64) {
+		if limit >= 0 {
+			c.at = min(c.at, max(ts+limit+1, 0))
+		}
+	}
+	known := func(ts, otherwise int64) int64 {
+		if ts >= 0 {
+			return ts
+		}
+		return otherwise
+	}
+	for i := range state.Tiered {
+		consider(known(state.Tiered[i].MaxTimestamp, state.Tiered[i].Uploaded), cfg.RetentionMs)
+	}
+	for _, l := range state.Local {
+		ts := known(l.MaxTimestamp, l.Modified)
+		consider(ts, cfg.RetentionMs)
+		if l.Active {
+			consider(began, logConfig(c.topic).SegmentAge.Milliseconds())
+		} else if cfg.RemoteStorage {
+			consider(ts, cfg.LocalRetentionMs)
+		}
+	}
+}
+
 // retainPartition moves the log start and drops local segments as the topic's
 // retention says. The log start is durable before it is visible, and visible
 // before anything goes.
 func (b *Broker) retainPartition(ctx context.Context, p *Partition) (moved bool, err error) {
+	p.check.stir.Store(false)
+	p.check.at, p.check.end, p.check.topic = 0, p.log.End(), p.topic.Load()
+	c := p.check.topic.Config
 	off := p.log.Offsets()
 	state := tiering.RetentionState{Now: b.opts.Now().UnixMilli(), LogStart: off.Start}
-	if state.Tiered, err = b.tieredRows(ctx, p.tp, off.Start); err != nil {
-		return false, err
+	if p.bucketCount.Load() > 0 {
+		if state.Tiered, err = b.tieredRows(ctx, p.tp, off.Start); err != nil {
+			return false, err
+		}
 	}
+	began := int64(0)
 	for _, s := range p.log.Segments() {
+		began = s.Began.UnixMilli()
 		state.Local = append(state.Local, tiering.LocalRange{Base: s.Base, Last: s.Last, Bytes: s.Bytes, MaxTimestamp: s.MaxTimestamp,
 			Modified: s.ClosedAt.UnixMilli(), Active: !s.Closed})
 	}
-	c := p.config()
 	plan := tiering.Retain(tiering.RetentionConfig{RetentionMs: c.RetentionMs, RetentionBytes: c.RetentionBytes,
 		LocalRetentionMs: c.LocalRetentionMs, LocalRetentionBytes: c.LocalRetentionBytes, Remote: c.RemoteStorage}, state)
 	if plan.Roll {
@@ -174,8 +252,20 @@ func (b *Broker) retainPartition(ctx context.Context, p *Partition) (moved bool,
 		p.log.SetStart(plan.LogStart)
 		moved = true
 	}
+	dropped := b.dropLocal(p, plan.DropLocal)
+	if !moved && !dropped && !plan.Roll {
+		p.check.next(p, &state, &c, began)
+	}
+	return moved, nil
+}
+
+// dropLocal drops the closed segments at the front whose bases are listed.
+func (b *Broker) dropLocal(p *Partition, bases []int64) bool {
+	if len(bases) == 0 {
+		return false
+	}
 	drop := map[int64]bool{}
-	for _, base := range plan.DropLocal {
+	for _, base := range bases {
 		drop[base] = true
 	}
 	before := int64(-1)
@@ -188,7 +278,7 @@ func (b *Broker) retainPartition(ctx context.Context, p *Partition) (moved bool,
 	if before > 0 {
 		p.log.DropLocal(before)
 	}
-	return moved, nil
+	return true
 }
 
 // tieredRows reads all index rows of a partition from an offset on.
@@ -214,36 +304,49 @@ func (b *Broker) relieveDisk() {
 	if budget == 0 || b.opts.Store.DiskUsed() < budget/10*8 {
 		return
 	}
+	type candidate struct {
+		p    *Partition
+		last int64
+		at   time.Time
+	}
+	var all []candidate
 	v := b.view.Load()
-	for b.opts.Store.DiskUsed() > budget/10*7 {
-		var oldest *Partition
-		var last int64
-		var at time.Time
-		for _, parts := range v.parts {
-			for _, p := range parts {
-				segs := p.log.Segments()
-				if len(segs) > 0 && segs[0].Closed && segs[0].Tiered && (oldest == nil || segs[0].ClosedAt.Before(at)) {
-					oldest, last, at = p, segs[0].Last, segs[0].ClosedAt
+	for _, parts := range v.parts {
+		for _, p := range parts {
+			for _, s := range p.log.Segments() {
+				if !s.Closed || !s.Tiered {
+					break
 				}
+				all = append(all, candidate{p, s.Last, s.ClosedAt})
 			}
 		}
-		if oldest == nil {
-			b.closeLargest(v)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].at.Before(all[j].at) })
+	for _, c := range all {
+		if b.opts.Store.DiskUsed() <= budget/10*7 {
 			return
 		}
-		oldest.log.DropLocal(last + 1)
+		c.p.log.DropLocal(c.last + 1)
+	}
+	if b.opts.Store.DiskUsed() > budget/10*7 {
+		b.closeLargest(v, budget/20)
 	}
 }
 
-// closeLargest closes the largest active segment early when nothing is closed
-// that the uploader could take: else producers would wait for ever once all
-// the budget is in active segments.
-func (b *Broker) closeLargest(v *view) {
-	var largest *Partition
-	var size int64
+// closeLargest closes the largest active segments early, of so many bytes
+// together, when nothing is closed that the uploader could take: else producers
+// would wait for ever once all the budget is in active segments.
+func (b *Broker) closeLargest(v *view, enough int64) {
+	if b.waiting.len() > 0 {
+		return
+	}
+	type candidate struct {
+		p    *Partition
+		size int64
+	}
+	var all []candidate
 	for id, parts := range v.parts {
-		t := b.TopicByID(id)
-		if t == nil || !t.Config.RemoteStorage || t.Config.RemoteCopyDisabled {
+		if t := b.TopicByID(id); t == nil || !uploads(t) {
 			continue
 		}
 		for _, p := range parts {
@@ -251,14 +354,19 @@ func (b *Broker) closeLargest(v *view) {
 				if s.Closed && !s.Tiered {
 					return
 				}
-				if !s.Closed && s.Bytes > size {
-					largest, size = p, s.Bytes
+				if !s.Closed {
+					all = append(all, candidate{p, s.Bytes})
 				}
 			}
 		}
 	}
-	if largest != nil {
-		largest.log.RollIfOld(true)
+	sort.Slice(all, func(i, j int) bool { return all[i].size > all[j].size })
+	for _, c := range all {
+		if enough <= 0 {
+			return
+		}
+		c.p.log.RollIfOld(true)
+		enough -= c.size
 	}
 }
 

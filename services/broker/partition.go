@@ -29,6 +29,7 @@ type Partition struct {
 	lastUpload  atomic.Int64 // ms since 1970
 	compact     compactState // of compactLoop
 	gone        atomic.Bool
+	check       check
 }
 
 // ID names the partition.
@@ -243,7 +244,8 @@ func (p *Partition) DeleteRecords(ctx context.Context, before int64) (int64, err
 			return -1, err
 		}
 		p.log.SetStart(before)
-		p.b.KickRetention()
+		p.b.house.touch(p.tp)
+		p.b.house.startMoved()
 	}
 	return max(before, off.Start), nil
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -85,25 +86,7 @@ var _ tiering.Local = (*localTier)(nil)
 func (t *localTier) Closed(limit int) []tiering.LocalSegment {
 	b := (*Broker)(t)
 	var out []tiering.LocalSegment
-	v := b.view.Load()
-	for _, topic := range v.sorted {
-		if !topic.Config.RemoteStorage || topic.Config.RemoteCopyDisabled {
-			continue
-		}
-		for _, p := range v.parts[topic.ID] {
-			out = p.closedLocal(out)
-		}
-	}
-	sort.SliceStable(out, func(i, j int) bool { return out[i].ClosedAt.Before(out[j].ClosedAt) })
-	return out[:min(limit, len(out))]
-}
-
-func (p *Partition) closedLocal(out []tiering.LocalSegment) []tiering.LocalSegment {
-	end, start := p.tiered.Load(), p.log.Offsets().Start
-	for _, s := range p.log.ClosedSegments() {
-		if s.Tiered || s.Meta.Last < end || s.Meta.Last < start {
-			continue
-		}
+	b.waiting.each(func(p *Partition, s storage.ClosedSegment, _ int, _ int64) bool {
 		base := s.Meta.Base
 		out = append(out, tiering.LocalSegment{TP: p.tp, Base: base, Last: s.Meta.Last, Bytes: s.Bytes, ClosedAt: s.ClosedAt,
 			Open: func() (tiering.Source, error) {
@@ -113,8 +96,22 @@ func (p *Partition) closedLocal(out []tiering.LocalSegment) []tiering.LocalSegme
 				}
 				return &source{SegmentReader: r, epoch: p.LeaderEpoch()}, nil
 			}})
-	}
+		return len(out) < limit
+	})
 	return out
+}
+
+// Lag implements tiering.Local.
+func (t *localTier) Lag() (l tiering.Lag) {
+	(*Broker)(t).waiting.each(func(_ *Partition, s storage.ClosedSegment, n int, bytes int64) bool {
+		l.Segments += n
+		l.Bytes += bytes
+		if l.Oldest.IsZero() || s.ClosedAt.Before(l.Oldest) {
+			l.Oldest = s.ClosedAt
+		}
+		return true
+	})
+	return l
 }
 
 // Tiered implements tiering.Local.
@@ -122,7 +119,104 @@ func (t *localTier) Tiered(s tiering.Segment) {
 	b := (*Broker)(t)
 	if p, err := b.Partition(s.TP.Topic, s.TP.Partition); err == nil {
 		p.addTiered(s)
+		b.waiting.turn(p)
 		b.house.touch(s.TP)
+	}
+}
+
+// uploads tells whether closed segments of the topic go to the bucket.
+func uploads(t *Topic) bool { return t.Config.RemoteStorage && !t.Config.RemoteCopyDisabled }
+
+// closedWaiting returns the partition's oldest closed segment that is to be
+// uploaded, and how many there are and their bytes.
+func (p *Partition) closedWaiting() (first storage.ClosedSegment, n int, bytes int64) {
+	if p.gone.Load() || !uploads(p.topic.Load()) {
+		return first, 0, 0
+	}
+	return p.log.ClosedSince(max(p.tiered.Load(), p.log.Offsets().Start))
+}
+
+// waitingList holds the partitions that have something for the uploader, those
+// that waited longest first. A partition goes to the end when one of its
+// segments was uploaded. What does not belong there any more goes when it is
+// met.
+type waitingList struct {
+	mu   sync.Mutex
+	list *list.List // of *Partition
+	at   map[*Partition]*list.Element
+}
+
+func newWaitingList() *waitingList {
+	return &waitingList{list: list.New(), at: map[*Partition]*list.Element{}}
+}
+
+func (w *waitingList) len() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.list.Len()
+}
+
+// add puts a partition at the end, unless it is in the list.
+func (w *waitingList) add(p *Partition) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.at[p] == nil {
+		w.at[p] = w.list.PushBack(p)
+	}
+}
+
+// turn puts a partition that was served at the end, or takes it out.
+func (w *waitingList) turn(p *Partition) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e := w.at[p]
+	if e == nil {
+		return
+	}
+	if _, n, _ := p.closedWaiting(); n > 0 {
+		w.list.MoveToBack(e)
+		return
+	}
+	w.list.Remove(e)
+	delete(w.at, p)
+}
+
+// each calls f, with what closedWaiting returns, for the partitions in order
+// until it returns false.
+func (w *waitingList) each(f func(p *Partition, first storage.ClosedSegment, n int, bytes int64) bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for e := w.list.Front(); e != nil; {
+		p, next := e.Value.(*Partition), e.Next()
+		first, n, bytes := p.closedWaiting()
+		if n == 0 {
+			w.list.Remove(e)
+			delete(w.at, p)
+		} else if !f(p, first, n, bytes) {
+			return
+		}
+		e = next
+	}
+}
+
+// find adds all partitions of the view that have something waiting, oldest
+// first: a notice that was lost delays and never forgets a segment.
+func (w *waitingList) find(v *view) {
+	type found struct {
+		p  *Partition
+		at time.Time
+	}
+	var all []found
+	for _, parts := range v.parts {
+		for _, p := range parts {
+			if first, n, _ := p.closedWaiting(); n > 0 {
+				all = append(all, found{p, first.ClosedAt})
+			}
+		}
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].at.Before(all[j].at) })
+	for _, f := range all {
+		w.add(f.p)
 	}
 }
 
@@ -154,8 +248,26 @@ func (b *Broker) uploaded(s tiering.LocalSegment, took time.Duration, err error)
 	b.opts.UploadObserver(name, s.Bytes, took, err)
 }
 
-// Flushed tells the broker that a segment was closed: it can be uploaded.
-func (b *Broker) Flushed(ids.TopicPartition) { b.uploader.Kick() }
+// Flushed tells the broker that a segment was closed: it can be uploaded, and
+// retention may look at it.
+func (b *Broker) Flushed(tp ids.TopicPartition) {
+	p, err := b.Partition(tp.Topic, tp.Partition)
+	if err != nil {
+		return // deleted meanwhile
+	}
+	p.check.stir.Store(true)
+	if uploads(p.topic.Load()) {
+		b.waiting.add(p)
+		b.uploader.Kick()
+	}
+}
+
+// FindClosed looks for closed segments in all partitions: Flushed may not have
+// been called for those that were closed while the broker was opened.
+func (b *Broker) FindClosed() {
+	b.waiting.find(b.view.Load())
+	b.uploader.Kick()
+}
 
 // proofReader reads from the bucket what may be deleted. Log starts carry no
 // date there, so it remembers since when it has known them.
