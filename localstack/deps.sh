@@ -41,11 +41,33 @@ go_tool() { # go_tool PROGRAM MODULE@VERSION
   if GOBIN=$bin GOFLAGS=-mod=mod go install "$2"; then echo "$2" > "$bin/$1.version"; else echo "deps: could not build $1" >&2; fi
 }
 
+# stamped DIR WHAT COMMAND…: runs COMMAND when DIR was not made for WHAT yet.
+stamped() {
+  local dir=$1 what=$2; shift 2
+  [ "$(cat "$dir/stamp" 2>/dev/null)" = "$what" ] && return
+  echo "deps: installing $dir"
+  mkdir -p "$dir"
+  if "$@"; then echo "$what" > "$dir/stamp"; else echo "deps: could not install $dir" >&2; fi
+}
+
+python_clients() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --disable-pip-version-check -r "$matrix/python/requirements.txt"; }
+
+node_clients() { cp "$matrix/node/package.json" "$matrix/node/package-lock.json" "$1" && (cd "$1" && npm ci --silent --no-audit --no-fund >&2); }
+
 apt_get kcat kcat
 apt_get java default-jre-headless
 apt_get mvn maven
 apt_get curl curl
 deb_file promtool prometheus
+apt_get node nodejs
+apt_get npm npm
+python3 -c 'import ensurepip, venv' 2>/dev/null || apt_get "python3 with venv" python3-venv
+# The client libraries that the matrix runs, at pinned versions.
+matrix=localstack/e2e/clients
+stamped .cache/clients/python "$(python3 --version 2>&1; cat $matrix/python/requirements.txt)" python_clients .cache/clients/python
+stamped .cache/clients/node "$(node --version 2>&1; cat $matrix/node/package-lock.json)" node_clients .cache/clients/node
+(cd $matrix/go && ${GO:-go} mod download) || echo "deps: could not download the Go clients" >&2
+! command -v mvn >/dev/null 2>&1 || ./localstack/bench/kafka/kafka.sh jars || echo "deps: could not download Kafka" >&2
 go_tool minio "$minio"
 go_tool staticcheck "$staticcheck"
 exit 0
