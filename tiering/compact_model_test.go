@@ -277,3 +277,49 @@ func TestCompactCrashes(t *testing.T) {
 		}
 	}
 }
+
+// A bucket that throttles, loses answers and puts, cuts and flips bytes: cleaning
+// succeeds in the end, and at no moment is the log wrong.
+func TestCompactFaultyBucket(t *testing.T) {
+	failures := 0
+	for seed := range uint64(4) {
+		m := newCompactModel(t)
+		faulty := objstore.NewFault(m.b.Bucket, seed)
+		m.b.Bucket = faulty
+		rng := rand.New(rand.NewPCG(seed, 3))
+		m.compactRig.t.Config.SegmentBytes = 300
+		for range 4 {
+			for range 6 {
+				for range 1 + rng.IntN(4) {
+					m.produce(rng)
+				}
+				m.closeSegment()
+			}
+			m.now = m.now.Add(600 * time.Millisecond)
+			for _, kind := range []objstore.FaultKind{objstore.FaultThrottle, objstore.FaultUnknownBefore, objstore.FaultUnknownAfter, objstore.FaultSwallowPut} {
+				faulty.Add(objstore.FaultRule{Method: objstore.MethodPut, Kind: kind, Probability: 0.15})
+			}
+			for _, kind := range []objstore.FaultKind{objstore.FaultCutBody, objstore.FaultWrongBytes} {
+				faulty.Add(objstore.FaultRule{Method: objstore.MethodGet, Kind: kind, Probability: 0.05})
+			}
+			for tries := 0; ; tries++ {
+				_, err := m.c.Compact(t.Context(), m.compactRig.t)
+				if err == nil {
+					break
+				}
+				if failures++; tries > 100 {
+					t.Fatal(err)
+				}
+			}
+			faulty.Clear()
+			m.check(0)
+			m.sweep(t)
+			m.check(0)
+			m.verify(t)
+		}
+		m.close()
+	}
+	if failures == 0 {
+		t.Error("no fault made a pass fail")
+	}
+}

@@ -12,9 +12,15 @@ import (
 // compaction is the broker's cleaner of compacted topics.
 type compaction struct {
 	cleaner *tiering.Compactor
+	// unpacking bounds how many batches are unpacked at once to look for keys.
+	unpacking chan struct{}
 }
 
+// maxUnpacking batches are unpacked at once, each to 128 MiB at most.
+const maxUnpacking = 4
+
 func (c *compaction) init(b *Broker) (err error) {
+	c.unpacking = make(chan struct{}, maxUnpacking)
 	c.cleaner, err = tiering.NewCompactor(tiering.CompactorOptions{Reader: b.opts.Reader, Bucket: b.opts.Bucket, Index: b.index,
 		Incarnation: b.opts.Incarnation, Logger: b.opts.Logger, Now: b.opts.Now})
 	return err
@@ -67,9 +73,16 @@ func compactable(t *Topic) bool {
 
 // compactPartition cleans one partition if there may be something to clean.
 func (b *Broker) compactPartition(ctx context.Context, p *Partition, t *Topic) {
-	s, end, now := &p.compact, p.tiered.Load(), b.opts.Now()
+	end, now := p.tiered.Load(), b.opts.Now()
+	if p.compact == nil {
+		if end == 0 {
+			return
+		}
+		p.compact = &compactState{}
+	}
+	s := p.compact
 	due := !s.next.IsZero() && !now.Before(s.next)
-	if fresh := s.topic == t && s.tiered == end; p.gone.Load() || end == 0 || fresh && !due || s.failures > 0 && !due {
+	if fresh := s.topic == t && s.tiered == end; p.gone.Load() || fresh && !due || s.failures > 0 && !due {
 		return
 	}
 	c := t.Config

@@ -26,8 +26,8 @@ type Partition struct {
 	// bucketBytes and lastUpload are for reports.
 	bucketBytes atomic.Int64
 	bucketCount atomic.Int64
-	lastUpload  atomic.Int64 // ms since 1970
-	compact     compactState // of compactLoop
+	lastUpload  atomic.Int64  // ms since 1970
+	compact     *compactState // of compactLoop; nil until it has looked
 	gone        atomic.Bool
 	check       check
 }
@@ -95,15 +95,25 @@ func (p *Partition) validate(records []byte) (batch.Header, error) {
 		return h, ErrTransactionalUnsupported
 	}
 	if cfg.CleanupPolicy.Compact {
-		null, err := batch.HasNullKey(records, batch.Limits{})
-		if err == nil && null {
-			err = fmt.Errorf("%w: topic %s is compacted and can't take a record without a key", batch.ErrInvalid, p.topic.Load().Name)
-		}
-		if err != nil {
+		if err := p.checkKeys(&h, records); err != nil {
 			return h, err
 		}
 	}
 	return h, p.checkTimestamps(&h, cfg)
+}
+
+// checkKeys refuses a record without a key, as Kafka does for compacted topics.
+// Few compressed batches are unpacked at once, as each may become large.
+func (p *Partition) checkKeys(h *batch.Header, records []byte) error {
+	if h.Codec() != batch.CodecNone {
+		p.b.compact.unpacking <- struct{}{}
+		defer func() { <-p.b.compact.unpacking }()
+	}
+	null, err := batch.HasNullKey(records, batch.Limits{})
+	if err == nil && null {
+		err = fmt.Errorf("%w: topic %s is compacted and can't take a record without a key", batch.ErrInvalid, p.topic.Load().Name)
+	}
+	return err
 }
 
 // checkTimestamps applies message.timestamp.before.max.ms and .after.max.ms
@@ -232,6 +242,9 @@ func (p *Partition) Watch(w Watcher) (cancel func()) { return p.log.Watch(w) }
 // DeleteRecords moves the log start offset to before (-1: the high watermark)
 // and returns the new one. It is durable when it returns; bytes go later.
 func (p *Partition) DeleteRecords(ctx context.Context, before int64) (int64, error) {
+	if c := p.config().CleanupPolicy; c.Compact && !c.Delete {
+		return -1, fmt.Errorf("%w: records of a compacted topic are deleted by tombstones: its cleanup.policy has no delete", metadata.ErrPolicy)
+	}
 	off := p.log.Offsets()
 	if before == -1 {
 		before = off.HighWatermark
