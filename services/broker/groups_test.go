@@ -86,7 +86,7 @@ func (l *memoryLog) Read(_ context.Context, o ReadOptions) ReadResult {
 }
 
 // servedPartition is a coordinator on a log in memory.
-func servedPartition(t *testing.T, log *memoryLog) (p *groupPartition, stop func()) {
+func servedPartition(t testing.TB, log *memoryLog) (p *groupPartition, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	o := GroupOptions{Config: group.Config{NewID: newMemberID}}
@@ -271,5 +271,32 @@ func TestGroupOrphans(t *testing.T) {
 	eventually(t, "the orphan is gone", func() bool { return offsetOf(t, p, "g", "gone") == -1 })
 	if got := offsetOf(t, p, "g", "a"); got != 5 {
 		t.Errorf("the other topic has offset %d", got)
+	}
+}
+
+// BenchmarkGroupLoad loads 100,000 committed offsets of 100 groups.
+func BenchmarkGroupLoad(b *testing.B) {
+	log := &memoryLog{max: 1 << 20}
+	p, stop := servedPartition(b, log)
+	for i := range 100 {
+		req := group.CommitRequest{Version: 9, GroupID: fmt.Sprint("group-", i), Generation: -1, Topics: []group.CommitTopic{{Name: "orders"}}}
+		for n := range int32(1000) {
+			req.Topics[0].Partitions = append(req.Topics[0].Partitions, group.CommitPartition{Partition: n, Offset: 7, LeaderEpoch: 1})
+		}
+		if _, err := p.ask(b.Context(), func(c *group.Coordinator, t group.Ticket, now time.Time) group.Effects { return c.Commit(t, req, now) }); err != nil {
+			b.Fatal(err)
+		}
+	}
+	stop()
+	p.ctx = b.Context()
+	b.ReportAllocs()
+	for b.Loop() {
+		p.c, p.loaded = nil, make(chan struct{})
+		if err := p.load(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if s := p.c.Stats(); s.Offsets != 100_000 {
+		b.Fatalf("%+v", s)
 	}
 }
