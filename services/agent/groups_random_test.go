@@ -243,7 +243,7 @@ func TestGroupsRandom(t *testing.T) {
 	dir, seed := t.TempDir(), rand.Uint64()
 	a, stop := groupAgent(t, dir, nil, nil)
 	newTopic(t, a.broker, "logs", workers)
-	settled(t, a, "warm", "").close()
+	settledPeer(t, a, "warm", "").close()
 	before := runtime.NumGoroutine()
 	c := &chaos{t: t, a: a, ctx: t.Context(), lead: map[string]string{}, did: map[string]int{}}
 	all := make([]*worker, workers)
