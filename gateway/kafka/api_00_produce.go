@@ -141,7 +141,7 @@ func (c *conn) produce(h header, a *api) error {
 	wait := p.used > pipelinedParts
 	r.waited = wait
 	r.done() // p is the writer's from the next line on
-	c.out <- r
+	c.queue(r)
 	if wait {
 		<-c.sent
 	}

@@ -29,9 +29,12 @@ type conn struct {
 	held   int64       // of Server.inFlight; the reader's
 	client []byte      // client id of the request at hand, in its frame; the reader's
 
-	// The writer's buffers.
+	queued atomic.Int32 // answers given to the writer that it has not done yet
+
+	// The buffers of write.
 	enc  []byte
 	bufs net.Buffers
+	one  [1]*reply
 }
 
 func newConn(s *Server, nc net.Conn) *conn {

@@ -39,13 +39,27 @@ func (r *reply) done() {
 	}
 }
 
-// send queues an answer that is ready and waits until it was written: until
-// then a client that does not read its answers gets no more of them.
+// send sends an answer that is ready and waits until it was written: until
+// then a client that does not read its answers gets no more of them. When no
+// earlier answer is under way the reader writes it itself: that saves two
+// hand-overs between goroutines, and what was just read is still in the cache
+// of this processor.
 func (c *conn) send(r *reply) {
+	if c.queued.Load() == 0 {
+		c.write(append(c.one[:0], r))
+		c.one[0] = nil
+		return
+	}
 	r.waited = true
 	r.ready <- struct{}{}
-	c.out <- r
+	c.queue(r)
 	<-c.sent
+}
+
+// queue hands an answer to the writer.
+func (c *conn) queue(r *reply) {
+	c.queued.Add(1)
+	c.out <- r
 }
 
 // maxGather bounds how many answers leave in one write.
@@ -68,7 +82,7 @@ func (c *conn) writeLoop() {
 				select {
 				case <-next.ready:
 				default: // not ready: send what is, then wait for it
-					c.write(batch)
+					c.writeQueued(batch)
 					batch = batch[:0]
 					<-next.ready
 				}
@@ -77,12 +91,23 @@ func (c *conn) writeLoop() {
 				break gather
 			}
 		}
-		c.write(batch)
+		c.writeQueued(batch)
+	}
+}
+
+// writeQueued writes answers of the queue; then the reader may write again.
+func (c *conn) writeQueued(batch []*reply) {
+	waited := batch[len(batch)-1].waited // the reader goes on when this one is sent
+	c.write(batch)
+	c.queued.Add(int32(-len(batch)))
+	if waited {
+		c.sent <- struct{}{}
 	}
 }
 
 // write encodes and sends answers, of which only the last may be encoded
-// already. After a failure it only releases them.
+// already. After a failure it only releases them. The reader and the writer
+// never do it at the same time: see send.
 func (c *conn) write(batch []*reply) {
 	c.enc = c.enc[:0]
 	c.bufs = c.bufs[:0]
@@ -133,12 +158,8 @@ func (c *conn) finish(r *reply) {
 	if r.release != nil {
 		r.release()
 	}
-	waited := r.waited
 	if r.produce != nil {
 		r.produce.recycle(c.s) // and r with it
-	}
-	if waited {
-		c.sent <- struct{}{}
 	}
 }
 
