@@ -101,6 +101,7 @@ type Log struct {
 	closed      bool // deleted or store closed
 	err         error
 	peeked      peeked // see firstSize
+	ahead       readAhead
 }
 
 func newLog(s *Store, tp ids.TopicPartition, cfg LogConfig, start int64) *Log {

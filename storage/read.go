@@ -116,6 +116,9 @@ func (l *Log) readTail(i, maxBytes int, minOne bool) (ReadResult, error) {
 // readSegment reads whole spans from the segment's file, verifies them and
 // returns the batches asked for.
 func (l *Log) readSegment(ctx context.Context, s *seg, offset int64, maxBytes int, minOne bool) (ReadResult, error) {
+	if res, ok := l.readPiece(ctx, s, offset, maxBytes, minOne); ok {
+		return res, nil
+	}
 	spans, from, to, err := l.spansFor(s, offset, maxBytes)
 	if err != nil || to == from {
 		return ReadResult{}, err
@@ -125,33 +128,48 @@ func (l *Log) readSegment(ctx context.Context, s *seg, offset int64, maxBytes in
 			return ReadResult{}, err
 		}
 	}
-	lo := from &^ (vfs.BlockSize - 1)
-	hi := (to + vfs.BlockSize - 1) &^ (vfs.BlockSize - 1)
-	c, err := l.store.readPool.Get(ctx, int(hi-lo))
+	c, err := l.store.readPool.Get(ctx, blocksOf(from, to))
 	if err != nil {
 		return ReadResult{}, fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	defer c.Release()
-	f, err := l.store.files.get(l.logPath(s), false)
+	b, err := l.readSpans(s, spans, to, c)
 	if err != nil {
-		return ReadResult{}, fmt.Errorf("read segment %d of %s: %w", s.base, l.tp, err)
+		return ReadResult{}, err
 	}
-	n, err := f.ReadAt(c.B[:hi-lo], lo)
-	l.store.files.put(f)
-	if int64(n) < to-lo {
-		return ReadResult{}, fmt.Errorf("read segment %d of %s: %d of %d bytes at %d: %w", s.base, l.tp, n, to-lo, lo, err)
-	}
-	b := c.B[from-lo : to-lo]
-	if err := segment.VerifySpan(b, spans, to); err != nil {
-		return ReadResult{}, fmt.Errorf("%w: %s: %w", ErrDamaged, l.logPath(s), err)
-	}
-	b = segment.Cut(b, offset, maxBytes, minOne)
+	b, next := segment.Cut(b, offset, maxBytes, minOne)
 	if len(b) == 0 {
 		return ReadResult{}, nil
 	}
+	l.follow(offset, next)
 	res := ReadResult{Data: [][]byte{b}, Size: len(b)}
 	res.hold(c)
 	return res, nil
+}
+
+// blocksOf is the size of the whole blocks that hold [from, to).
+func blocksOf(from, to int64) int {
+	return int((to+vfs.BlockSize-1)&^(vfs.BlockSize-1) - from&^(vfs.BlockSize-1))
+}
+
+// readSpans reads the spans, which end at position to, into c and verifies them.
+func (l *Log) readSpans(s *seg, spans []segment.Span, to int64, c *wal.Chunk) ([]byte, error) {
+	from := spans[0].Pos
+	lo := from &^ (vfs.BlockSize - 1)
+	f, err := l.store.files.get(l.logPath(s), false)
+	if err != nil {
+		return nil, fmt.Errorf("read segment %d of %s: %w", s.base, l.tp, err)
+	}
+	n, err := f.ReadAt(c.B[:blocksOf(from, to)], lo)
+	l.store.files.put(f)
+	if int64(n) < to-lo {
+		return nil, fmt.Errorf("read segment %d of %s: %d of %d bytes at %d: %w", s.base, l.tp, n, to-lo, lo, err)
+	}
+	b := c.B[from-lo : to-lo]
+	if err := segment.VerifySpan(b, spans, to); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, l.logPath(s), err)
+	}
+	return b, nil
 }
 
 // firstEnd is where the first span ends.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"sort"
 	"sync"
@@ -28,6 +29,8 @@ type Store struct {
 	blocks   sync.Pool // *[]byte of two blocks, to peek at headers
 	chunks   chunkQueue
 	dirty    dirtySet
+	aheads   aheadSet
+	ticks    atomic.Uint64 // seconds of the cleaner
 
 	waits    waits
 	diskUsed atomic.Int64 // bytes of segments, also those still to be written, and spill files
@@ -66,6 +69,7 @@ func Open(opts Options) (*Store, error) {
 	s.dirty.logs = map[*Log]struct{}{}
 	s.wake = sync.NewCond(&s.mu)
 	s.pool.OnPressure(s.kickCleaner)
+	s.readPool.OnPressure(func() { s.dropAheads(math.MaxUint64) })
 	for _, dir := range []string{filepath.Join(opts.Dir, "wal"), filepath.Join(opts.Dir, logsDir)} {
 		if err := opts.FS.MkdirAll(dir); err != nil {
 			return nil, fmt.Errorf("open storage: %w", err)
@@ -159,6 +163,7 @@ func (s *Store) Remove(tp ids.TopicPartition) error {
 	l.flushMu.Lock()
 	l.mu.Lock()
 	l.closed = true
+	l.dropAheadLocked(math.MaxUint64)
 	freed := int64(0)
 	for _, g := range l.segs {
 		freed += g.trailer
@@ -407,6 +412,7 @@ func (s *Store) Close() error {
 	for _, l := range s.Logs() {
 		l.mu.Lock()
 		l.closed = true
+		l.dropAheadLocked(math.MaxUint64)
 		l.wakeLocked()
 		l.mu.Unlock()
 	}

@@ -111,6 +111,9 @@ func (s *Store) cleanLoop() {
 			return
 		case <-s.cleanKick:
 		case <-tick.C:
+			if now := s.ticks.Add(1); now > aheadSeconds {
+				s.dropAheads(now - aheadSeconds)
+			}
 		}
 		if staging == nil {
 			staging = vfs.AlignedBytes(stagingSize)

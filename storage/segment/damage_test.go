@@ -39,7 +39,7 @@ func readBack(ob []byte, base, last int64) ([]byte, error) {
 		if err := VerifySpan(b, spans, end); err != nil {
 			return out, err
 		}
-		b = Cut(b, o, 1<<20, true)
+		b, _ = Cut(b, o, 1<<20, true)
 		if len(b) == 0 {
 			return out, errors.New("nothing")
 		}

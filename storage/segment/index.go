@@ -128,9 +128,11 @@ func VerifySpan(log []byte, spans []Span, end int64) error {
 }
 
 // Cut returns the batches of b, verified whole batches, from the one that holds
-// offset on, as many as fit maxBytes; with minOne the first may be larger.
-func Cut(b []byte, offset int64, maxBytes int, minOne bool) []byte {
+// offset on, as many as fit maxBytes; with minOne the first may be larger. next
+// is the offset behind them, offset itself when there are none.
+func Cut(b []byte, offset int64, maxBytes int, minOne bool) (cut []byte, next int64) {
 	n, started := 0, false
+	next = offset
 	for n < len(b) {
 		h, err := batch.Parse(b[n:])
 		if err != nil || n+h.Size() > len(b) {
@@ -145,8 +147,9 @@ func Cut(b []byte, offset int64, maxBytes int, minOne bool) []byte {
 		}
 		started = true
 		n += h.Size()
+		next = h.LastOffset() + 1
 	}
-	return b[:n]
+	return b[:n], next
 }
 
 // ScanLog reads a log from position pos on and calls fn for every whole, intact

@@ -298,20 +298,29 @@ func TestCut(t *testing.T) {
 	_, log := sample(t, 6, 1)
 	h, _ := batch.Parse(log)
 	second := h.LastOffset() + 1
-	if got := Cut(log, 1000, 1<<20, false); !bytes.Equal(got, log) {
-		t.Error("all")
+	end := int64(0)
+	for b := log; len(b) > 0; b = b[sizeAt(t, b, 0):] {
+		x, _ := batch.Parse(b)
+		end = x.LastOffset() + 1
 	}
-	if got := Cut(log, second, 1<<20, false); !bytes.Equal(got, log[h.Size():]) {
-		t.Error("from the second")
-	}
-	if got := Cut(log, 1000, 10, false); len(got) != 0 {
-		t.Error("too large")
-	}
-	if got := Cut(log, 1000, 10, true); len(got) != h.Size() {
-		t.Error("at least one")
-	}
-	if got := Cut(log, 1<<40, 1<<20, true); len(got) != 0 {
-		t.Error("behind the end")
+	for _, c := range []struct {
+		name     string
+		offset   int64
+		maxBytes int
+		minOne   bool
+		want     []byte
+		next     int64
+	}{
+		{"all", 1000, 1 << 20, false, log, end},
+		{"from the second", second, 1 << 20, false, log[h.Size():], end},
+		{"one", 1000, h.Size(), false, log[:h.Size()], second},
+		{"too large", 1000, 10, false, nil, 1000},
+		{"at least one", 1000, 10, true, log[:h.Size()], second},
+		{"behind the end", 1 << 40, 1 << 20, true, nil, 1 << 40},
+	} {
+		if got, next := Cut(log, c.offset, c.maxBytes, c.minOne); !bytes.Equal(got, c.want) || next != c.next {
+			t.Errorf("%s: %d bytes up to offset %d, want %d and %d", c.name, len(got), next, len(c.want), c.next)
+		}
 	}
 }
 

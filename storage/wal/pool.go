@@ -92,6 +92,12 @@ func (p *Pool) Get(ctx context.Context, size int) (*Chunk, error) {
 	}
 }
 
+// TryGet is Get that returns nil instead of waiting.
+func (p *Pool) TryGet(size int) *Chunk {
+	c, _, _ := p.try((max(size, ChunkSize) + ChunkSize - 1) / ChunkSize * ChunkSize)
+	return c
+}
+
 func (p *Pool) try(need int) (*Chunk, chan struct{}, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

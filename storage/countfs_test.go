@@ -1,0 +1,48 @@
+package storage_test
+
+import (
+	"strings"
+	"sync/atomic"
+
+	"github.com/cirrolog/cirrolog/storage/vfs"
+)
+
+// countingFS counts reads and writes of files, and syncs.
+type countingFS struct {
+	vfs.FS
+	reads, writes, syncs atomic.Int64
+	flipAt               int64 // position in a .log whose byte is read wrong, 0: none
+}
+
+func (c *countingFS) Open(name string, flag vfs.Flag) (vfs.File, error) {
+	f, err := c.FS.Open(name, flag)
+	if err != nil {
+		return nil, err
+	}
+	return &countingFile{File: f, fs: c, log: strings.HasSuffix(name, ".log")}, nil
+}
+
+type countingFile struct {
+	vfs.File
+	fs  *countingFS
+	log bool
+}
+
+func (f *countingFile) ReadAt(b []byte, at int64) (int, error) {
+	f.fs.reads.Add(1)
+	n, err := f.File.ReadAt(b, at)
+	if i := f.fs.flipAt - at; f.fs.flipAt > 0 && f.log && i >= 0 && i < int64(n) {
+		b[i] ^= 1
+	}
+	return n, err
+}
+
+func (f *countingFile) WriteAt(b []byte, at int64) (int, error) {
+	f.fs.writes.Add(1)
+	return f.File.WriteAt(b, at)
+}
+
+func (f *countingFile) Sync() error {
+	f.fs.syncs.Add(1)
+	return f.File.Sync()
+}
