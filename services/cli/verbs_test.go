@@ -171,7 +171,7 @@ func TestVerifyWhatANodeLeaves(t *testing.T) {
 		if err != nil || !strings.HasSuffix(f, ".log") {
 			continue
 		}
-		b[len(b)/3] ^= 1
+		b[70] ^= 1 // in the first batch's records: a changed length would look like a cut
 		bad := filepath.Join(t.TempDir(), filepath.Base(f))
 		if err := os.WriteFile(bad, b, 0o600); err != nil {
 			t.Fatal(err)
