@@ -72,6 +72,7 @@ func (m *compactModel) closeSegment() {
 // check compares what a reader sees with what was written.
 func (m *compactModel) check(from int64) {
 	m.t.Helper()
+	from = max(from, m.compactRig.t.LogStart)
 	now := m.now.UnixMilli()
 	found := m.compactRig.read(m.t, from)
 	have := map[int64]bool{}
@@ -97,11 +98,11 @@ func (m *compactModel) check(from int64) {
 			m.t.Fatalf("key %s: its last record at %d is gone\n%s", key, o, m.show())
 		case now < m.kept[o]:
 			m.t.Fatalf("key %s: its tombstone at %d is gone at %d, before %d\n%s", key, o, now, m.kept[o], m.show())
-		case last[key] > 0 || have[0] && string(m.written[0].Key) == key:
+		case last[key] > 0 || from == 0 && have[0] && string(m.written[0].Key) == key:
 			m.t.Fatalf("key %s: its tombstone at %d is gone, the record at %d before it is not\n%s", key, o, last[key], m.show())
 		}
 	}
-	if from == 0 {
+	if from == m.compactRig.t.LogStart {
 		m.checkClean(found)
 	}
 }
@@ -110,7 +111,11 @@ func (m *compactModel) check(from int64) {
 func (m *compactModel) checkClean(found []seen) {
 	m.t.Helper()
 	end := int64(0)
-	for _, x := range layout(m.x.all(testTP)) {
+	rows, err := rowsFrom(context.Background(), m.x, testTP, m.compactRig.t.LogStart)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, x := range layout(rows) {
 		if x.row.Generation == 0 {
 			break
 		}
@@ -147,8 +152,8 @@ func compactRandomly(t *testing.T, rng *rand.Rand) {
 	m := newCompactModel(t)
 	defer m.close()
 	fault := errors.New("fault")
-	for range 40 {
-		switch rng.IntN(9) {
+	for range 45 {
+		switch rng.IntN(10) {
 		case 0, 1, 2:
 			for range 1 + rng.IntN(4) {
 				m.produce(rng)
@@ -159,6 +164,10 @@ func compactRandomly(t *testing.T, rng *rand.Rand) {
 			m.now = m.now.Add(time.Duration(rng.IntN(700)) * time.Millisecond)
 		case 6:
 			m.sweep(t)
+		case 9:
+			if rng.IntN(3) == 0 { // retention
+				m.compactRig.t.LogStart += rng.Int64N(m.end - m.compactRig.t.LogStart + 1)
+			}
 		case 7:
 			m.o.MapBytes, m.o.OutputBytes = int64(1+rng.IntN(4000)), int64(1+rng.IntN(4000))
 			m.restart(t)

@@ -100,7 +100,8 @@ func TestOffsetsCompacted(t *testing.T) {
 			}
 		}
 	}
-	s := settled(t, b, broker.OffsetsTopic, 15)
+	setConfig(t, b, broker.OffsetsTopic, map[string]string{"min.cleanable.dirty.ratio": "0"}) // up to the last
+	s := settled(t, b, broker.OffsetsTopic, 1)
 	if _, err := b.Sweep(t.Context(), time.Nanosecond, false); err != nil {
 		t.Fatal(err)
 	}
@@ -220,6 +221,31 @@ func TestOffsetsTopicConfigs(t *testing.T) {
 	}
 	if err := commit(t, b.Groups(), "g", topic, 1, 2, ""); err != nil {
 		t.Error(err)
+	}
+}
+
+// With max.compaction.lag.ms a record is cleaned in time, however little there is:
+// its segment is closed for it too.
+func TestCompactionLag(t *testing.T) {
+	a, _ := groupAgent(t, t.TempDir(), compacting, nil)
+	compact, lag, ratio := "compact", "300", "1"
+	topic, err := a.broker.CreateTopic(t.Context(), metadata.CreateTopic{Name: "table", Partitions: 1, ReplicationFactor: -1, Configs: map[string]*string{
+		"cleanup.policy": &compact, "max.compaction.lag.ms": &lag, "min.cleanable.dirty.ratio": &ratio}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range int32(5) {
+		if at, err := appendBatch(t, a.broker, topic, i, []byte("k")); err != nil || at != int64(i) {
+			t.Fatal(at, err)
+		}
+	}
+	until(t, "all but one are removed", func() bool { return a.broker.CompactStats().RecordsRemoved == 4 })
+	p, err := a.broker.Partition(topic.ID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.DeleteRecords(t.Context(), 3); !errors.Is(err, metadata.ErrPolicy) {
+		t.Errorf("delete records: %v", err)
 	}
 }
 
