@@ -115,7 +115,7 @@ func writeError(w http.ResponseWriter, err error) {
 	if !strings.HasPrefix(h.Get("Content-Type"), "application/vnd.kafka.") {
 		h.Set("Content-Type", mediaJSON)
 	}
-	if st := e.status(); st == http.StatusTooManyRequests || st == http.StatusServiceUnavailable {
+	if st := e.status(); st == http.StatusTooManyRequests || st == http.StatusServiceUnavailable || st == http.StatusConflict {
 		h.Set("Retry-After", "1")
 	}
 	if e.status() == http.StatusRequestTimeout {

@@ -41,6 +41,9 @@ func (s *Server) produce(w http.ResponseWriter, r *http.Request) error {
 	case strings.HasPrefix(media, "multipart/"), strings.HasPrefix(media, "application/vnd.kafka."):
 		return fail(415, "Content-Type %.80q: the body is stored as it is, so it can't be a form or records of another dialect; send the bytes themselves, or lines as %s.", media, mediaNDJSON)
 	}
+	if r.Header.Values(headerKey) != nil {
+		serve = s.produceKeyed
+	}
 	if !slots.take() {
 		return errBusy
 	}
@@ -184,7 +187,9 @@ func (c *topicCache) get(ctx context.Context, name string) (kadm.TopicDetail, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, adminTime)
 	defer cancel()
-	all, err := c.admin.ListTopicsWithInternal(ctx, name)
+	// With authorized operations the client asks the brokers; otherwise it
+	// would answer from a cache of its own, of 5 s, unknown topics too.
+	all, err := c.admin.ListTopicsWithInternal(kadm.WithAuthorizedOps(ctx), name)
 	if err != nil {
 		return kadm.TopicDetail{}, err
 	}
@@ -202,6 +207,13 @@ func (c *topicCache) get(ctx context.Context, name string) (kadm.TopicDetail, er
 	}
 	c.known[name] = cachedTopic{t, now.Add(topicTime)}
 	return t, nil
+}
+
+// forget makes the next get ask the brokers.
+func (c *topicCache) forget(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.known, name)
 }
 
 // validTopic tells whether Kafka allows the name of a topic.

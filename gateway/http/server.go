@@ -42,6 +42,7 @@ type Limits struct {
 	MaxTails     int           // SSE clients; 20,000
 	MaxTopics    int           // that are tailed; 256
 	MaxCatchUps  int           // SSE clients that read the past; others wait their turn; 32
+	MaxKeys      int           // idempotency keys that are remembered, about 100 bytes each; 1,000,000
 	MaxDecoded   int64         // bytes that all v2 bodies that are decoded take; 256 MiB
 	BodyTime     time.Duration // for a body that is read as a whole; 60 s
 	StallTime    time.Duration // between two reads of a streamed body, and for one write; 30 s
@@ -56,7 +57,7 @@ func (l Limits) withDefaults() Limits {
 		MaxBody: cmp.Or(l.MaxBody, 8<<20), MaxStream: cmp.Or(l.MaxStream, 1<<30),
 		MaxInFlight: cmp.Or(l.MaxInFlight, 512), MaxStreams: cmp.Or(l.MaxStreams, 128),
 		MaxReaders: cmp.Or(l.MaxReaders, 64), MaxTails: cmp.Or(l.MaxTails, 20_000), MaxDecoded: cmp.Or(l.MaxDecoded, 256<<20),
-		MaxTopics: cmp.Or(l.MaxTopics, 256), MaxCatchUps: cmp.Or(l.MaxCatchUps, 32),
+		MaxKeys: cmp.Or(l.MaxKeys, 1_000_000), MaxTopics: cmp.Or(l.MaxTopics, 256), MaxCatchUps: cmp.Or(l.MaxCatchUps, 32),
 		BodyTime: cmp.Or(l.BodyTime, time.Minute), StallTime: cmp.Or(l.StallTime, 30*time.Second),
 		HeaderTime: cmp.Or(l.HeaderTime, 10*time.Second), IdleTime: cmp.Or(l.IdleTime, 2*time.Minute),
 		Heartbeat: cmp.Or(l.Heartbeat, 15*time.Second), DeliveryTime: cmp.Or(l.DeliveryTime, 30*time.Second),
@@ -69,6 +70,7 @@ const (
 	maxBatch       = 1_048_576 // bytes of a batch; topics take 12 more unless configured otherwise
 	maxBuffered    = 64 << 20  // bytes of records on their way to the brokers
 	metadataMaxAge = time.Minute
+	metadataMinAge = 250 * time.Millisecond // how soon after an error of the brokers the client looks for another leader
 )
 
 // Server is a gateway. All methods are safe for concurrent use.
@@ -91,6 +93,7 @@ type Server struct {
 
 	hubs    hubs
 	buffers buffers
+	keys    *keys
 	queued  atomic.Int64 // tails that wait for catchUps
 
 	rules    rulesCache // of the v2 dialect, as what follows
@@ -104,13 +107,15 @@ func New(o Options) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.kafka = []kgo.Opt{kgo.SeedBrokers(o.Brokers...), kgo.ClientID("cirrolog-http"), kgo.MetadataMaxAge(metadataMaxAge)}
+	s.kafka = []kgo.Opt{kgo.SeedBrokers(o.Brokers...), kgo.ClientID("cirrolog-http"), kgo.MetadataMaxAge(metadataMaxAge), kgo.MetadataMinAge(metadataMinAge)}
 	if o.Dial != nil {
 		s.kafka = append(s.kafka, kgo.Dialer(o.Dial))
 	}
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil)}), kgo.ProducerLinger(time.Millisecond),
-		kgo.MaxBufferedBytes(maxBuffered), kgo.ProducerBatchMaxBytes(maxBatch), kgo.MaxBufferedRecords(100_000),
+		kgo.MaxBufferedBytes(maxBuffered), kgo.ProducerBatchMaxBytes(maxBatch),
+		// Without it a record that was sent once waits for its brokers without end.
+		kgo.AllowIdempotentProduceCancellation(), kgo.MaxBufferedRecords(100_000),
 	}, s.kafka...)...)
 	if err != nil {
 		return nil, fmt.Errorf("make Kafka client: %w", err)
@@ -125,6 +130,7 @@ func New(o Options) (*Server, error) {
 	s.inFlight, s.streams = make(slots, s.limits.MaxInFlight), make(slots, s.limits.MaxStreams)
 	s.readers, s.tails = make(slots, s.limits.MaxReaders), make(slots, s.limits.MaxTails)
 	s.zstds, s.catchUps = make(slots, zstdBodies), make(slots, s.limits.MaxCatchUps)
+	s.keys = newKeys(s)
 	s.hubs = hubs{s: s, limit: s.limits.MaxTopics, by: map[string]*hub{}}
 	s.http = &http.Server{Handler: observed(s.handler(), o.Observe), ReadHeaderTimeout: s.limits.HeaderTime, IdleTimeout: s.limits.IdleTime, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
@@ -150,6 +156,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.close.Do(func() {
 		s.hubs.wait()
+		s.keys.close()
 		s.fetchers.close()
 		s.client.Close()
 		s.ready.stop()
