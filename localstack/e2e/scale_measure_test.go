@@ -328,8 +328,8 @@ func (m *measuring) tierAll() {
 	for _, t := range m.topics {
 		m.node.API(http.MethodPost, "/v1/topics/"+t+"/roll", nil)
 	}
-	left := 0
-	for end := time.Now().Add(15 * time.Minute); ; time.Sleep(500 * time.Millisecond) {
+	left, pause := 0, max(time.Duration(len(m.places))*50*time.Microsecond, 100*time.Millisecond) // asking costs, too
+	for end := time.Now().Add(15 * time.Minute); ; time.Sleep(pause) {
 		left = 0
 		for _, t := range m.topics {
 			for _, p := range m.node.Storage(t) {
