@@ -150,6 +150,7 @@ func (l *Log) place(r *record, now time.Time) (rolled bool, err error) {
 	}
 	r.seg, r.filePos = s, s.size
 	l.tail = append(l.tail, r)
+	l.store.tailRecords.Add(1)
 	l.dirtyLocked()
 	return rolled, nil
 }
@@ -179,6 +180,7 @@ func (l *Log) unplace() {
 	l.mu.Lock()
 	l.tail[len(l.tail)-1] = nil
 	l.tail = l.tail[:len(l.tail)-1]
+	l.store.tailRecords.Add(-1)
 	l.mu.Unlock()
 }
 

@@ -138,8 +138,10 @@ func (l *Log) writePiece(p *piece, staging []byte) error {
 	}
 	w := &pieceWriter{log: l, seg: p.seg, file: f, staging: staging, at: p.at, limit: p.end, recovered: len(p.head) > 0}
 	w.fill = copy(staging, p.head)
+	open := openSpills{}
+	defer open.close()
 	for _, r := range p.records {
-		data, err := l.store.bytesOf(r)
+		data, err := l.store.bytesOf(r, open)
 		if err != nil {
 			return err
 		}

@@ -106,7 +106,9 @@ func (l *Log) readTail(i, maxBytes int, minOne bool) (ReadResult, error) {
 	ref.file.refs.Add(1)
 	l.mu.Unlock()
 	defer ref.file.unref(l.store)
-	b, err := l.store.readSpill(&ref, r.Base, int(r.size))
+	open := openSpills{}
+	defer open.close()
+	b, err := l.store.readSpill(open, &ref, r.Base, int(r.size))
 	if err != nil {
 		return ReadResult{}, err
 	}

@@ -305,9 +305,11 @@ func (r *recovery) spills() error {
 		}
 	}
 	sort.SliceStable(all, func(i, j int) bool { return all[i].Base < all[j].Base })
+	open := openSpills{}
+	defer open.close()
 	for i := range all {
 		e := &all[i]
-		if e.Data, err = r.s.readSpill(&e.ref, e.Base, e.size); err != nil {
+		if e.Data, err = r.s.readSpill(open, &e.ref, e.Base, e.size); err != nil {
 			return err
 		}
 		if err := r.entry(&e.Entry, &e.ref); err != nil {
@@ -392,6 +394,7 @@ func (r *recovery) entry(e *wal.Entry, ref *spillRef) error {
 	}
 	rec.seg, rec.filePos = s, s.size
 	l.tail = append(l.tail, rec)
+	r.s.tailRecords.Add(1)
 	l.dirtyLocked()
 	l.producers.add(&h, h.MaxTimestamp)
 	l.settleLocked(rec, h, rec.Data, r.s.opts.Now())

@@ -156,8 +156,10 @@ func (s *Store) spill(records []*record) error {
 
 func (s *Store) spillFileOf(records []*record) error {
 	data := make([][]byte, len(records))
+	open := openSpills{}
+	defer open.close()
 	for i, r := range records {
-		b, err := s.bytesOf(r)
+		b, err := s.bytesOf(r, open)
 		if err != nil {
 			return err
 		}
@@ -198,22 +200,36 @@ func (s *Store) dropSpill(f *spillFile) {
 
 // bytesOf returns the record's batch: from memory, else from its spill file.
 // The caller makes sure that the record keeps its place meanwhile.
-func (s *Store) bytesOf(r *record) ([]byte, error) {
+func (s *Store) bytesOf(r *record, open openSpills) ([]byte, error) {
 	if r.inMemory() {
 		return r.Data, nil
 	}
 	if r.spill == nil {
 		return nil, fmt.Errorf("%w: batch %d of %s is nowhere", ErrDamaged, r.Base, r.TP)
 	}
-	return s.readSpill(r.spill, r.Base, int(r.size))
+	return s.readSpill(open, r.spill, r.Base, int(r.size))
 }
 
-func (s *Store) readSpill(ref *spillRef, base int64, size int) ([]byte, error) {
-	f, err := s.opts.FS.Open(ref.file.path, vfs.ReadOnly)
-	if err != nil {
-		return nil, fmt.Errorf("open spill file: %w", err)
+// openSpills are the spill files that one caller has open, because it reads
+// many batches of them.
+type openSpills map[*spillFile]vfs.File
+
+func (o openSpills) close() {
+	for _, f := range o {
+		f.Close()
 	}
-	defer f.Close()
+}
+
+// readSpill reads and checks one batch of a spill file, which it leaves open.
+func (s *Store) readSpill(open openSpills, ref *spillRef, base int64, size int) ([]byte, error) {
+	f := open[ref.file]
+	if f == nil {
+		var err error
+		if f, err = s.opts.FS.Open(ref.file.path, vfs.ReadOnly); err != nil {
+			return nil, fmt.Errorf("open spill file: %w", err)
+		}
+		open[ref.file] = f
+	}
 	b := make([]byte, wal.EntryHeader+size)
 	if n, err := f.ReadAt(b, ref.pos); n < len(b) {
 		return nil, fmt.Errorf("read spill file: %w", err)

@@ -35,7 +35,9 @@ type Store struct {
 	waits    waits
 	diskUsed atomic.Int64 // bytes of segments, also those still to be written, and spill files
 	spillSeq atomic.Uint64
-	cleanAt  atomic.Uint64 // stream position from which the cleaner is woken
+	// tailRecords counts the batches in the tails of all logs.
+	tailRecords atomic.Int64
+	cleanAt     atomic.Uint64 // stream position from which the cleaner is woken
 
 	// mu is taken last: no other lock is taken under it.
 	mu     sync.Mutex
@@ -218,6 +220,7 @@ func (l *Log) dropTailLocked() {
 			r.spill = nil
 		}
 	}
+	l.store.tailRecords.Add(int64(-len(l.tail)))
 	l.tail, l.written, l.hasUnsynced, l.pending = nil, 0, false, 0
 }
 
@@ -371,6 +374,7 @@ type Stats struct {
 	Logs, OpenFiles, SpillFiles      int
 	DiskUsed, DiskBudget             int64
 	TailInUse, TailMapped, TailLimit int64
+	TailBatches                      int64 // batches that are not read from their segments alone yet
 	ReadInUse, ReadLimit             int64
 	WALUsed, WALSize                 int64
 	WALBacklog                       int64 // bytes appended and not yet durable
@@ -387,6 +391,7 @@ func (s *Store) Stats() Stats {
 	out := Stats{OpenFiles: s.files.open(), DiskUsed: s.DiskUsed(), DiskBudget: s.opts.DiskBudget,
 		WALUsed: int64(st.End - st.Trimmed), WALSize: st.Capacity, WALBacklog: int64(st.End - st.Durable),
 		Waits: s.waits.n.Load(), WaitTime: time.Duration(s.waits.nanos.Load())}
+	out.TailBatches = s.tailRecords.Load()
 	out.TailInUse, out.TailMapped, out.TailLimit = s.pool.Usage()
 	out.ReadInUse, _, out.ReadLimit = s.readPool.Usage()
 	s.mu.Lock()

@@ -174,11 +174,15 @@ func (s *Store) trim(target, durable wal.Pos, staging []byte) error {
 		held = nil
 	}
 	defer unlock()
+	least := int64(minSegmentFlush)
+	if s.tailRecords.Load() > s.opts.TailBytes/recordMemory {
+		least = vfs.BlockSize
+	}
 	for _, l := range s.dirty.all() {
 		if !l.holds(target) {
 			continue
 		}
-		if l.pendingBefore(target) >= minSegmentFlush {
+		if l.pendingBefore(target) >= least {
 			if err := l.flush(flushBlocks, staging); err != nil {
 				return err
 			}
@@ -342,6 +346,7 @@ func (l *Log) popLocked() {
 	if n == 0 {
 		return
 	}
+	l.store.tailRecords.Add(int64(-n))
 	clear(l.tail[:n])
 	l.tail = l.tail[n:]
 	l.written -= n
@@ -379,6 +384,11 @@ func (s *Store) compactSpills() error {
 	}
 	return s.spill(all)
 }
+
+// recordMemory is about what a batch in the tail takes, in bytes, beside its own
+// bytes. When that is more than the memory tail, batches that wait in spill
+// files for the rest of their 64 KiB are written by whole blocks instead.
+const recordMemory = 512
 
 // maxSpills is how many spill files there may be before they are merged.
 const maxSpills = 8
