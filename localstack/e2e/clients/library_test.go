@@ -16,16 +16,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/cirrolog/cirrolog/internal/testenv"
 )
 
-const (
-	sessionMillis = 6000
-	exitNoCodec   = 3 // a driver's exit code when its library lacks the codec
-)
+const exitNoCodec = 3 // a driver's exit code when its library lacks the codec
 
 var errNoCodec = errors.New("the client does not have the codec")
 
@@ -49,8 +47,17 @@ type maker interface {
 	// it can't with this codec.
 	produce(t *testing.T, broker, topic, codec string, first, count int) error
 	// consume is the command of a member, and how its stdout is read.
-	consume(broker, topic, group string, cooperative bool) (*exec.Cmd, func(io.Reader, note) error)
+	consume(m membership) (*exec.Cmd, func(io.Reader, note) error)
 }
+
+// membership is how a member consumes.
+type membership struct {
+	broker, topic, group string
+	session              time.Duration
+	cooperative          bool // cooperative-sticky, not what the library has for eager
+}
+
+func (m membership) sessionMillis() string { return strconv.FormatInt(m.session.Milliseconds(), 10) }
 
 // note takes a record that a member printed.
 type note func(partition int32, offset int64, hash string)
@@ -223,9 +230,9 @@ func runProducer(ctx context.Context, cmd *exec.Cmd, stdin func(io.Writer) error
 	return nil
 }
 
-func (d driver) consume(broker, topic, group string, cooperative bool) (*exec.Cmd, func(io.Reader, note) error) {
-	args := []string{"consume", "--brokers", broker, "--topic", topic, "--group", group, "--session-ms", strconv.Itoa(sessionMillis)}
-	if cooperative {
+func (d driver) consume(m membership) (*exec.Cmd, func(io.Reader, note) error) {
+	args := []string{"consume", "--brokers", m.broker, "--topic", m.topic, "--group", m.group, "--session-ms", m.sessionMillis()}
+	if m.cooperative {
 		args = append(args, "--cooperative")
 	}
 	return d.cmd(args...), parseLines
@@ -288,14 +295,13 @@ func (k kcat) produce(t *testing.T, broker, topic, codec string, first, count in
 	})
 }
 
-func (k kcat) consume(broker, topic, group string, cooperative bool) (*exec.Cmd, func(io.Reader, note) error) {
+func (k kcat) consume(m membership) (*exec.Cmd, func(io.Reader, note) error) {
 	strategy := "range"
-	if cooperative {
+	if m.cooperative {
 		strategy = "cooperative-sticky"
 	}
-	cmd := exec.Command(k.path, "-q", "-u", "-b", broker, "-G", group, "-f", `%p %o %K %S %h\n%k%s\n`, "-X", "auto.offset.reset=earliest", "-X", "auto.commit.interval.ms=200",
-		"-X", fmt.Sprintf("session.timeout.ms=%d", sessionMillis), "-X", fmt.Sprintf("heartbeat.interval.ms=%d", sessionMillis/6),
-		"-X", "partition.assignment.strategy="+strategy, topic)
+	cmd := exec.Command(k.path, "-q", "-u", "-b", m.broker, "-G", m.group, "-f", `%p %o %K %S %h\n%k%s\n`, "-X", "auto.offset.reset=earliest", "-X", "auto.commit.interval.ms=200",
+		"-X", "session.timeout.ms="+m.sessionMillis(), "-X", "heartbeat.interval.ms=1000", "-X", "partition.assignment.strategy="+strategy, m.topic)
 	return cmd, parseKcat
 }
 
@@ -396,17 +402,16 @@ func (j java) produce(t *testing.T, broker, topic, codec string, first, count in
 	})
 }
 
-func (j java) consume(broker, topic, group string, cooperative bool) (*exec.Cmd, func(io.Reader, note) error) {
+func (j java) consume(m membership) (*exec.Cmd, func(io.Reader, note) error) {
 	strategy := "org.apache.kafka.clients.consumer.RangeAssignor"
-	if cooperative {
+	if m.cooperative {
 		strategy = "org.apache.kafka.clients.consumer.CooperativeStickyAssignor"
 	}
-	args := []string{"--bootstrap-server", broker, "--topic", topic, "--group", group, "--from-beginning"}
+	args := []string{"--bootstrap-server", m.broker, "--topic", m.topic, "--group", m.group, "--from-beginning"}
 	for _, p := range []string{"print.partition=true", "print.offset=true", "print.headers=true", "print.key=true", "null.literal=" + nobody} {
 		args = append(args, "--formatter-property", p)
 	}
-	for _, p := range []string{fmt.Sprintf("session.timeout.ms=%d", sessionMillis), fmt.Sprintf("heartbeat.interval.ms=%d", sessionMillis/6), "auto.commit.interval.ms=200",
-		"partition.assignment.strategy=" + strategy} {
+	for _, p := range []string{"session.timeout.ms=" + m.sessionMillis(), "heartbeat.interval.ms=1000", "auto.commit.interval.ms=200", "partition.assignment.strategy=" + strategy} {
 		args = append(args, "--command-property", p)
 	}
 	return j.tool("org.apache.kafka.tools.consumer.ConsoleConsumer", args...), parseJava

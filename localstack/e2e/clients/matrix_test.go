@@ -52,6 +52,9 @@ type run struct {
 	topic string
 	group string
 	row   row
+	// of the members
+	session     time.Duration
+	cooperative bool
 
 	mu         sync.Mutex
 	seen       map[place]string
@@ -79,6 +82,7 @@ func TestClients(t *testing.T) {
 			defer func() { <-slots }()
 			t.Run(lib.id(), func(t *testing.T) {
 				r := newRun(t, n, lib)
+				r.versions()
 				r.all()
 				mu.Lock()
 				defer mu.Unlock()
@@ -103,21 +107,29 @@ func newRun(t *testing.T, n *e2e.Node, lib library) *run {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
-	r := &run{t: t, n: n, adm: kadm.NewClient(cl), lib: lib, make: lib.command(t), topic: lib.id(), group: "group-" + lib.id(), row: row{}, seen: map[place]string{}}
-	if r.row["version"], err = r.make.version(); err != nil {
-		t.Fatalf("version: %v", err)
-	}
+	r := &run{t: t, n: n, adm: kadm.NewClient(cl), lib: lib, make: lib.command(t), topic: lib.id(), group: "group-" + lib.id(),
+		row: row{}, session: 6 * time.Second, seen: map[place]string{}}
 	if resp, err := r.adm.CreateTopic(t.Context(), partitions, 1, nil, r.topic); errors.Join(err, resp.Err) != nil {
 		t.Fatal(err, resp.Err)
 	}
 	return r
 }
 
+// versions asks the client for its version.
+func (r *run) versions() {
+	r.t.Helper()
+	v, err := r.make.version()
+	if err != nil {
+		r.t.Fatalf("version: %v", err)
+	}
+	r.row["version"] = v
+}
+
 // all does everything that TestClients says, for one client.
 func (r *run) all() {
 	t, began := r.t, time.Now()
-	a := r.join(false)
-	b := r.join(false)
+	a := r.join()
+	b := r.join()
 	r.stable(2)
 	r.row["group of two"] = yes
 	t.Logf("two members after %v", time.Since(began).Round(time.Millisecond))
@@ -162,9 +174,9 @@ func (r *run) all() {
 }
 
 // join starts a member.
-func (r *run) join(cooperative bool) *member {
+func (r *run) join() *member {
 	m := &member{seen: map[place]string{}}
-	cmd, parse := r.make.consume(r.n.Kafka, r.topic, r.group, cooperative)
+	cmd, parse := r.make.consume(membership{broker: r.n.Kafka, topic: r.topic, group: r.group, session: r.session, cooperative: r.cooperative})
 	m.process = start(r.t, "a consumer", cmd, func(out io.Reader) error {
 		return parse(out, func(partition int32, offset int64, hash string) {
 			r.mu.Lock()
@@ -186,17 +198,23 @@ func (r *run) join(cooperative bool) *member {
 	return m
 }
 
+// describe describes the group.
+func (r *run) describe() kadm.DescribedGroup {
+	r.t.Helper()
+	groups, err := r.adm.DescribeGroups(r.t.Context(), r.group)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return groups[r.group]
+}
+
 // stable waits until the group has so many members, each with partitions, all
 // of them together, and returns them by client id and member.
 func (r *run) stable(members int) {
 	r.t.Helper()
 	last := "nothing"
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		groups, err := r.adm.DescribeGroups(r.t.Context(), r.group)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		g := groups[r.group]
+		g := r.describe()
 		owned, busy := map[int32]bool{}, 0
 		for _, m := range g.Members {
 			if c, ok := m.Assigned.AsConsumer(); ok {
@@ -327,7 +345,7 @@ func (r *run) resume() {
 		r.t.Fatal(err)
 	}
 	before := r.duplicates
-	c := r.join(false)
+	c := r.join()
 	r.until("the third member reads what is new", func() bool { return len(c.seen) >= resumed && len(r.seen) >= records+resumed }, c, nil, nil)
 	r.leave(c)
 	r.mu.Lock()

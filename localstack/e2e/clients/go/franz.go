@@ -37,7 +37,7 @@ func franzProduce(ctx context.Context, o produceOptions) error {
 
 func franzConsume(ctx context.Context, o consumeOptions, out *printer) error {
 	opts := []kgo.Opt{kgo.SeedBrokers(o.brokers), kgo.ConsumerGroup(o.group), kgo.ConsumeTopics(o.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.SessionTimeout(o.session), kgo.HeartbeatInterval(o.session / 6), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll()}
+		kgo.SessionTimeout(o.session), kgo.HeartbeatInterval(time.Second), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll()}
 	if o.cooperative {
 		opts = append(opts, kgo.Balancers(kgo.CooperativeStickyBalancer()))
 	} else {

@@ -100,7 +100,7 @@ func saramaConsume(ctx context.Context, o consumeOptions, out *printer) error {
 	c.Consumer.Offsets.Initial = sarama.OffsetOldest
 	c.Consumer.Offsets.AutoCommit.Interval = 100 * time.Millisecond
 	c.Consumer.Group.Session.Timeout = o.session
-	c.Consumer.Group.Heartbeat.Interval = o.session / 6
+	c.Consumer.Group.Heartbeat.Interval = time.Second
 	g, err := sarama.NewConsumerGroup([]string{o.brokers}, o.group, c)
 	if err != nil {
 		return err

@@ -36,7 +36,7 @@ func segmentioProduce(ctx context.Context, o produceOptions) error {
 
 func segmentioConsume(ctx context.Context, o consumeOptions, out *printer) error {
 	r := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{o.brokers}, GroupID: o.group, Topic: o.topic, StartOffset: kafka.FirstOffset, MaxBytes: 8 << 20,
-		MaxWait: 200 * time.Millisecond, SessionTimeout: o.session, HeartbeatInterval: o.session / 6, RebalanceTimeout: o.session,
+		MaxWait: 200 * time.Millisecond, SessionTimeout: o.session, HeartbeatInterval: time.Second, RebalanceTimeout: o.session,
 		ErrorLogger: log.New(os.Stderr, "kafka-go ", log.Ltime)})
 	var pending []kafka.Message
 	commit := func() error {

@@ -79,7 +79,7 @@ async function produce (o) {
 async function consume (o) {
   const kafka = new kafkajs.Kafka({ brokers: [o.brokers], logCreator: toStderr })
   const sessionTimeout = Number(o['session-ms'])
-  const consumer = kafka.consumer({ groupId: o.group, sessionTimeout, rebalanceTimeout: sessionTimeout, heartbeatInterval: sessionTimeout / 6, maxWaitTimeInMs: 200 })
+  const consumer = kafka.consumer({ groupId: o.group, sessionTimeout, rebalanceTimeout: sessionTimeout, heartbeatInterval: 1000, maxWaitTimeInMs: 200 })
   const stopped = new Promise(resolve => process.on('SIGTERM', resolve))
   await consumer.connect()
   await consumer.subscribe({ topics: [o.topic], fromBeginning: true })

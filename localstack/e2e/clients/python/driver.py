@@ -13,6 +13,7 @@ import threading
 import time
 
 BIG = 900 << 10
+HEARTBEAT_MS = 1000
 COMMIT_EVERY = 0.1  # seconds
 
 
@@ -90,7 +91,7 @@ def kafka_python_consume(o):
     stop = stopped()
     consumer = kafka.KafkaConsumer(
         bootstrap_servers=o.brokers, group_id=o.group, auto_offset_reset="earliest", enable_auto_commit=False,
-        session_timeout_ms=o.session_ms, heartbeat_interval_ms=o.session_ms // 6)
+        session_timeout_ms=o.session_ms, heartbeat_interval_ms=HEARTBEAT_MS)
 
     # It rebalances inside of poll alone, where a listener can't commit; so all is
     # committed before the next poll.
@@ -138,7 +139,7 @@ def aiokafka_consume(o):
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=o.brokers, group_id=o.group, auto_offset_reset="earliest", enable_auto_commit=False,
-            session_timeout_ms=o.session_ms, heartbeat_interval_ms=o.session_ms // 6)
+            session_timeout_ms=o.session_ms, heartbeat_interval_ms=HEARTBEAT_MS)
 
         class Listener(aiokafka.ConsumerRebalanceListener):
             async def on_partitions_revoked(self, revoked):
@@ -200,7 +201,7 @@ def confluent_consume(o):
     stop = stopped()
     consumer = confluent_kafka.Consumer({
         "bootstrap.servers": o.brokers, "group.id": o.group, "auto.offset.reset": "earliest", "enable.auto.commit": False,
-        "session.timeout.ms": o.session_ms, "heartbeat.interval.ms": o.session_ms // 6,
+        "session.timeout.ms": o.session_ms, "heartbeat.interval.ms": HEARTBEAT_MS,
         "partition.assignment.strategy": "cooperative-sticky" if o.cooperative else "range"})
 
     def commit():
