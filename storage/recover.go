@@ -182,6 +182,13 @@ func (l *Log) recoverClosed(base int64, logGone bool) error {
 	return nil
 }
 
+// producerTime is the time of an append that is found after a start. When it
+// was is not known: timestamps are the client's and may lie in the past, so
+// that a producer would be forgotten whose retry may still come. Hence now.
+func (l *Log) producerTime(h batch.Header) int64 {
+	return max(h.MaxTimestamp, l.store.opts.Now().UnixMilli())
+}
+
 func (l *Log) addEpoch(e segment.EpochStart) {
 	if n := len(l.epochs); n == 0 || l.epochs[n-1].Epoch < e.Epoch {
 		l.epochs = append(l.epochs, e)
@@ -217,7 +224,7 @@ func (l *Log) recoverOpen(base int64) error {
 		s.builder.Add(h, raw)
 		s.last, s.maxTS = h.LastOffset(), max(s.maxTS, h.MaxTimestamp)
 		l.addEpoch(segment.EpochStart{Epoch: h.LeaderEpoch, Start: h.BaseOffset})
-		l.producers.add(&h, h.MaxTimestamp)
+		l.producers.add(&h, l.producerTime(h))
 		return nil
 	})
 	if err != nil && !errors.Is(err, segment.ErrTorn) {
@@ -396,7 +403,7 @@ func (r *recovery) entry(e *wal.Entry, ref *spillRef) error {
 	l.tail = append(l.tail, rec)
 	r.s.tailRecords.Add(1)
 	l.dirtyLocked()
-	l.producers.add(&h, h.MaxTimestamp)
+	l.producers.add(&h, l.producerTime(h))
 	l.settleLocked(rec, h, rec.Data, r.s.opts.Now())
 	l.hw = l.next.Load()
 	l.pending += int64(rec.size)
