@@ -28,9 +28,11 @@ race: deps
 fuzz:
 	@FUZZTIME=$(FUZZTIME) ./localstack/fuzz.sh
 
-# crash kills a real process again and again while it is written to.
+# crash kills a real process again and again while Kafka producers, HTTP clients
+# with Idempotency-Keys and a consumer group are at work.
+CRASH_KILLS ?= 200
 crash: deps
-	CRASH_KILLS=20 $(GO) test -count=1 -timeout 30m -run TestKill -v ./localstack/e2e
+	CRASH_KILLS=$(CRASH_KILLS) $(GO) test -count=1 -timeout 90m -run TestKill -v ./localstack/e2e
 
 # faults puts a real process on a faulty bucket for a minute, and on one that is
 # away for five, under load.

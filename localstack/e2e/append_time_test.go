@@ -96,7 +96,7 @@ func checkAppendTimes(t *testing.T, w wire, topic string, all []stamped, where s
 
 // seesAppendTimes reads as a consumer.
 func seesAppendTimes(addr, topic string, end int64, all []stamped) error {
-	return eachRecord(addr, topic, 0, end, func(r *kgo.Record) error {
+	return eachRecord(addr, topic, 0, 0, end, func(r *kgo.Record) error {
 		s := all[0]
 		for _, o := range all {
 			if o.base <= r.Offset {

@@ -26,7 +26,9 @@ const (
 	crashTopic      = "crash"
 	crashPartitions = 4
 	crashLoaders    = 4
-	acksPerKill     = 10_000
+	crashWriters    = 2 // over HTTP
+	crashMembers    = 2 // of a consumer group
+	acksPerKill     = 5_000
 	loadLimit       = 90 * time.Second // to get so many acknowledgements, on a busy machine
 )
 
@@ -39,7 +41,10 @@ type crash struct {
 	rand    *rand.Rand
 	l       *ledger
 	loaders []*loader
+	writers []*httpWriter
+	members *members
 	watch   *watcher
+	audits  []*audit // how far each partition was compared
 
 	mu   sync.Mutex
 	errs []error
@@ -73,6 +78,19 @@ func newCrash(t *testing.T, args ...string) *crash {
 	})
 	for range crashLoaders {
 		c.addLoader()
+	}
+	for range crashWriters {
+		c.writers = append(c.writers, c.l.startHTTPWriter(c.n.HTTP, crashTopic, rand.New(rand.NewPCG(c.rand.Uint64(), 3)), c.fail))
+	}
+	c.members = startMembers(c.n.Kafka, c.fail)
+	t.Cleanup(func() {
+		for _, w := range c.writers {
+			w.abandon()
+		}
+		c.members.stop()
+	})
+	for p := range crashPartitions {
+		c.audits = append(c.audits, c.l.audit(p))
 	}
 	return c
 }
@@ -249,21 +267,30 @@ func (c *crash) restart() {
 	c.n.Start()
 }
 
-// verify reads every partition to its end and compares. The producers, which go
-// on, are slowed down, so that the log does not outgrow the reader.
-func (c *crash) verify() {
+// verify reads every partition from where the last call ended, or with all from
+// its first offset, to its end and compares; and looks at the committed offsets.
+// The producers, which go on, are slowed down, so that the log does not outgrow
+// the reader.
+func (c *crash) verify(all bool) {
 	c.t.Helper()
 	c.l.calm.Store(true)
 	for p := range crashPartitions {
-		a := c.l.audit(p)
+		if all {
+			c.audits[p] = c.l.audit(p)
+		}
+		a := c.audits[p]
+		a.expect()
 		s := c.n.Storage(crashTopic)[p]
 		if s.LogStart != 0 {
 			c.t.Fatalf("partition %d begins at offset %d", p, s.LogStart)
 		}
-		err := eachRecord(c.n.Kafka, crashTopic, int32(p), s.HighWatermark, func(r *kgo.Record) error { return a.add(r.Offset, r.Value) })
+		err := eachRecord(c.n.Kafka, crashTopic, int32(p), int64(len(a.sums)), s.HighWatermark, func(r *kgo.Record) error { return a.add(r.Offset, r.Value) })
 		if err = errors.Join(err, a.end(), c.watch.compare(p, a.sums)); err != nil {
 			c.t.Fatal(err)
 		}
+	}
+	if err := c.members.check(); err != nil {
+		c.t.Fatal(err)
 	}
 	c.check()
 }
@@ -280,8 +307,15 @@ func (c *crash) finish() {
 		}
 	}
 	c.loaders = nil
+	for _, w := range c.writers {
+		if err := w.finish(ctx); err != nil {
+			c.t.Fatal(err)
+		}
+	}
 	c.check()
-	c.verify()
+	c.verify(true)
+	eventually(c.t, time.Minute, "the group has read all", func() bool { return c.members.at(c.n.Storage(crashTopic)) })
+	c.members.stop()
 	c.n.API(http.MethodPost, "/v1/topics/"+crashTopic+"/roll", nil)
 	eventually(c.t, time.Minute, "everything in the bucket", func() bool {
 		for _, s := range c.n.Storage(crashTopic) {
@@ -291,7 +325,7 @@ func (c *crash) finish() {
 		}
 		return true
 	})
-	c.verify()
+	c.verify(true)
 	eventually(c.t, time.Minute, "local copies given up", func() bool {
 		for _, s := range c.n.Storage(crashTopic) {
 			if s.LocalStart > 0 {
@@ -346,10 +380,27 @@ func (c *crash) replay(partition int) error {
 	return g.Wait()
 }
 
-// TestKill kills a node under load CRASH_KILLS times. Every acknowledged record
+func (c *crash) overHTTP() (n int) {
+	for _, w := range c.writers {
+		n += w.stored
+	}
+	return n
+}
+
+func (c *crash) sentAgain() (n int) {
+	for _, w := range c.writers {
+		n += w.again
+	}
+	return n
+}
+
+// TestKill kills a node under load CRASH_KILLS times: idempotent Kafka producers,
+// HTTP clients that repeat a request with its Idempotency-Key until it is
+// answered, and a consumer group that commits. Every acknowledged record
 // must be there afterwards, once and in order, at the offset that was
 // acknowledged; what was sent without an answer may be there, once and in
-// order; and what a consumer saw must stay.
+// order; what a consumer saw must stay; and a group's offsets are never behind
+// what was committed nor ahead of what is there.
 func TestKill(t *testing.T) {
 	kills := 3
 	if s := os.Getenv("CRASH_KILLS"); s != "" {
@@ -365,13 +416,14 @@ func TestKill(t *testing.T) {
 		c.n.Kill()
 		c.note(i+1, before)
 		c.restart()
-		c.verify()
+		c.verify(false)
 	}
 	if c.moments == 0 {
 		t.Error("no kill met a segment that was closed and not in the bucket")
 	}
 	c.finish()
-	t.Logf("%d kills under load, %d during a start; %d with a closed segment not in the bucket; %d records acknowledged", kills, c.killedUp, c.moments, c.l.total.Load())
+	t.Logf("%d kills under load, %d during a start; %d with a closed segment not in the bucket; %d records acknowledged, %d of them over HTTP (%d sent again); %d commits, %d records read again by the group", kills, c.killedUp, c.moments,
+		c.l.total.Load(), c.overHTTP(), c.sentAgain(), c.members.commits.Load(), c.members.again.Load())
 }
 
 // TestKillGently ends a node under load with SIGTERM: it must end within its
@@ -392,6 +444,6 @@ func TestKillGently(t *testing.T) {
 	}
 	t.Logf("ended in %.2f s, %d segments", took.Seconds(), d.closed)
 	c.n.Start()
-	c.verify()
+	c.verify(true)
 	c.finish()
 }

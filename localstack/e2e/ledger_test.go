@@ -116,11 +116,26 @@ type audit struct {
 func (l *ledger) audit(partition int) *audit {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a := &audit{l: l, partition: partition, must: make([]int, len(l.lanes)), next: make([]uint64, len(l.lanes))}
-	for i := range l.lanes {
-		a.must[i] = len(l.lanes[i][partition].acked)
-	}
+	a := &audit{l: l, partition: partition}
+	a.expectLocked()
 	return a
+}
+
+// expect makes everything that is acknowledged now a duty of the reading to come.
+func (a *audit) expect() {
+	a.l.mu.Lock()
+	defer a.l.mu.Unlock()
+	a.expectLocked()
+}
+
+func (a *audit) expectLocked() {
+	a.must = a.must[:0]
+	for i := range a.l.lanes {
+		a.must = append(a.must, len(a.l.lanes[i][a.partition].acked))
+	}
+	for len(a.next) < len(a.must) {
+		a.next = append(a.next, 0)
+	}
 }
 
 // add takes the record at the next offset.
@@ -262,17 +277,17 @@ func (p *loader) abandon() {
 	<-p.done
 }
 
-// eachRecord reads the records of a partition below offset end.
-func eachRecord(addr, topic string, partition int32, end int64, f func(*kgo.Record) error) error {
+// eachRecord reads the records of a partition from offset at, below offset end.
+func eachRecord(addr, topic string, partition int32, at, end int64, f func(*kgo.Record) error) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.FetchMaxPartitionBytes(8<<20), kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(0)}}))
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(at)}}))
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), fetchLimit)
 	defer cancel()
-	for at := int64(0); at < end; {
+	for at < end {
 		fetched := cl.PollFetches(ctx)
 		if err := fetched.Err(); err != nil {
 			return fmt.Errorf("read %s-%d, at offset %d of %d: %w", topic, partition, at, end, err)
