@@ -285,7 +285,7 @@ func eachRecord(addr, topic string, partition int32, at, end int64, f func(*kgo.
 		return err
 	}
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), fetchLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), fetchLimit+time.Duration(end-at)*100*time.Microsecond)
 	defer cancel()
 	for at < end {
 		fetched := cl.PollFetches(ctx)

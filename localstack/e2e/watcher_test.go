@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -43,7 +44,8 @@ func (w *watcher) run() {
 		if f.IsClientClosed() {
 			return
 		}
-		if err := f.Err(); err != nil {
+		var cut *kgo.ErrFirstReadEOF // the node was killed at a bad moment for the client
+		if err := f.Err(); err != nil && !errors.As(err, &cut) {
 			w.fail(fmt.Errorf("follow the topic: %w", err))
 			return
 		}
