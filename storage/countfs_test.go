@@ -3,6 +3,7 @@ package storage_test
 import (
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/cirrolog/cirrolog/storage/vfs"
 )
@@ -11,6 +12,7 @@ import (
 type countingFS struct {
 	vfs.FS
 	reads, writes, syncs atomic.Int64
+	writeTime            time.Duration
 	flipAt               int64 // position in a .log whose byte is read wrong, 0: none
 }
 
@@ -39,6 +41,7 @@ func (f *countingFile) ReadAt(b []byte, at int64) (int, error) {
 
 func (f *countingFile) WriteAt(b []byte, at int64) (int, error) {
 	f.fs.writes.Add(1)
+	time.Sleep(f.fs.writeTime)
 	return f.File.WriteAt(b, at)
 }
 

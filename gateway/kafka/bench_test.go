@@ -103,3 +103,18 @@ func TestProduceAllocations(t *testing.T) {
 		t.Errorf("%d allocations per produce request", n)
 	}
 }
+
+// So does a fetch request, whose records are not copied.
+func TestFetchAllocations(t *testing.T) {
+	if underRace {
+		t.Skip("the race detector drops what is pooled, so requests allocate more")
+	}
+	topic := &broker.Topic{Name: "logs", ID: [16]byte{1}}
+	r := testing.Benchmark(func(b *testing.B) { repeat(b, frameOf(fetchReq(12, time.Second, want(topic, 0, 0)), 1), 64<<10) })
+	if n := r.AllocsPerOp(); n > 25 {
+		t.Errorf("%d allocations per fetch request", n)
+	}
+	if n := r.AllocedBytesPerOp(); n > 4<<10 {
+		t.Errorf("%d bytes are allocated per fetch of 64 KiB: are the records copied?", n)
+	}
+}

@@ -70,17 +70,7 @@ func (r *Ring) write(c *commit) error {
 	h.encode(b, r.key)
 	phys := int64(c.pos) % r.size
 	if int64(c.pos) < r.size {
-		r.fillMu.Lock()
-		r.head = phys + int64(padded)
-		r.filled = max(r.filled, r.head)
-		behind := r.filled < min(r.size, r.head+r.opts.Prefill)
-		r.fillMu.Unlock()
-		if behind {
-			select {
-			case r.fillKick <- struct{}{}:
-			default:
-			}
-		}
+		r.passPrefill(phys + int64(padded))
 	}
 	if _, err := r.file.WriteAt(b, dataStart+phys); err != nil {
 		return r.poison(fmt.Errorf("write commit at %d: %w", c.pos, err))
@@ -153,7 +143,32 @@ func (r *Ring) Close() error {
 	return err
 }
 
-const prefillPiece = 4 << 20
+// prefillPiece is what the prefill zeroes at once: a commit may have to wait for
+// as much. It works in bouts of a quarter of Options.Prefill, so that not every
+// commit is followed by a small write of its own.
+const prefillPiece = 256 << 10
+
+// passPrefill is called in the first lap before a commit that ends at head, and
+// waits for the prefill if that is writing there.
+func (r *Ring) passPrefill(head int64) {
+	r.fillMu.Lock()
+	for r.filling && head > r.filled {
+		r.fillDone.Wait()
+	}
+	r.head = head
+	r.filled = max(r.filled, head)
+	limit := r.fillLimitLocked()
+	behind := limit - r.filled
+	r.fillMu.Unlock()
+	if behind > 0 && (behind >= r.opts.Prefill/4 || limit == r.size) {
+		select {
+		case r.fillKick <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (r *Ring) fillLimitLocked() int64 { return min(r.size, r.head+r.opts.Prefill) }
 
 // startPrefill zeroes the ring ahead of the head during its first lap, so that
 // commits meet allocated blocks. The returned function stops it and waits.
@@ -170,20 +185,13 @@ func (r *Ring) startPrefill() (stop func()) {
 }
 
 func (r *Ring) prefill(quit chan struct{}) {
-	zero := vfs.AlignedBytes(prefillPiece)
+	zero := vfs.AlignedBytes(int(max(block, min(prefillPiece, r.opts.Prefill/4&^(block-1)))))
 	for {
-		r.fillMu.Lock()
-		n := min(prefillPiece, min(r.size, r.head+r.opts.Prefill)-r.filled)
-		if n > 0 {
-			if _, err := r.file.WriteAt(zero[:n], dataStart+r.filled); err != nil {
-				r.fillMu.Unlock()
-				_ = r.poison(fmt.Errorf("prefill: %w", err))
-				return
-			}
-			r.filled += n
+		n, full, err := r.fillPiece(zero)
+		if err != nil {
+			_ = r.poison(fmt.Errorf("prefill: %w", err))
+			return
 		}
-		full := r.filled >= r.size
-		r.fillMu.Unlock()
 		if full {
 			return
 		}
@@ -201,4 +209,29 @@ func (r *Ring) prefill(quit chan struct{}) {
 		case <-r.fillKick:
 		}
 	}
+}
+
+// fillPiece zeroes the next piece, if the head is near enough. Commits before it
+// are written meanwhile.
+func (r *Ring) fillPiece(zero []byte) (n int64, full bool, err error) {
+	r.fillMu.Lock()
+	defer r.fillMu.Unlock()
+	from := r.filled
+	limit := r.fillLimitLocked()
+	n = min(int64(len(zero)), limit-from)
+	if n < int64(len(zero)) && limit < r.size { // the rest waits for the next bout
+		n = 0
+	}
+	if n > 0 {
+		r.filling = true
+		r.fillMu.Unlock()
+		_, err = r.file.WriteAt(zero[:n], dataStart+from)
+		r.fillMu.Lock()
+		r.filling = false
+		r.fillDone.Broadcast()
+		if err == nil {
+			r.filled = from + n
+		}
+	}
+	return n, r.filled >= r.size, err
 }

@@ -75,6 +75,8 @@ type Ring struct {
 	done chan struct{}
 
 	fillMu   sync.Mutex // lets prefill and committer agree on what is written
+	fillDone *sync.Cond // a piece was filled
+	filling  bool       // the piece from filled on is being zeroed
 	filled   int64      // first lap: bytes of the ring written at least once
 	head     int64      // first lap: where the last commit ended
 	fillKick chan struct{}
@@ -90,6 +92,7 @@ func Open(opts Options) (*Ring, error) {
 	opts.Size = int64(align(int(max(opts.Size, MinSize)), block))
 	r := &Ring{opts: opts, slotBuf: vfs.AlignedBytes(block), space: make(chan struct{}),
 		kick: make(chan struct{}, 1), done: make(chan struct{}), fillKick: make(chan struct{}, 1)}
+	r.fillDone = sync.NewCond(&r.fillMu)
 	_, err := opts.FS.Stat(opts.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
