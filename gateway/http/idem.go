@@ -418,12 +418,19 @@ func (r *keyRecord) assign(recs []*kgo.Record) map[int32][]*kgo.Record {
 	return groups
 }
 
-// spread is assign with a check that the batches are those of the record.
+// spread is assign with a check that the batches are those of the record. The
+// record may be anybody's who may write the topic of the keys.
 func (r *keyRecord) spread(recs []*kgo.Record) (map[int32][]*kgo.Record, error) {
-	groups := r.assign(recs)
-	same := len(groups) == len(r.Batches)
+	var groups map[int32][]*kgo.Record
+	same := r.Partitions > 0 && r.ProducerID >= 0 && r.Epoch >= 0
+	if same {
+		groups = r.assign(recs)
+		same = len(groups) == len(r.Batches)
+	}
+	seen := map[int32]bool{}
 	for _, b := range r.Batches {
-		same = same && len(groups[b.Partition]) == int(b.Count)
+		same = same && !seen[b.Partition] && b.Sequence >= 0 && b.Count > 0 && len(groups[b.Partition]) == int(b.Count)
+		seen[b.Partition] = true
 	}
 	if !same {
 		return nil, fail(codeKafka, "The records of this %s were divided otherwise before: another version of the gateway?", headerKey)

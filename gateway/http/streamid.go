@@ -49,7 +49,10 @@ func appendStreamID(b []byte, topic string, next map[int32]int64) []byte {
 	return append(b, ']')
 }
 
-const placesMark = "v1:"
+const (
+	placesMark = "v1:"
+	maxPlace   = 1 << 62 // the largest offset that an id or a cursor may name
+)
 
 // appendPlaces adds "v1:" and PARTITION=OFFSET of those that are not at 0.
 func appendPlaces(b []byte, next map[int32]int64) []byte {
@@ -79,7 +82,7 @@ func parsePlaces(s string) (map[int32]int64, bool) {
 		ps, os, _ := strings.Cut(pair, "=")
 		p, err1 := strconv.ParseInt(ps, 10, 32)
 		at, err2 := strconv.ParseInt(os, 10, 64)
-		if err1 != nil || err2 != nil || p < 0 || at < 0 {
+		if err1 != nil || err2 != nil || p < 0 || at < 0 || at > maxPlace {
 			return nil, false
 		}
 		next[int32(p)] = at
@@ -114,7 +117,7 @@ func parseStreamID(id, topic string) (next, times map[int32]int64, err error) {
 			return nil, nil, fail(400, "The Last-Event-ID is of another topic.")
 		case p.Partition == nil || *p.Partition < 0:
 			return nil, nil, errStreamID
-		case p.Offset != nil && *p.Offset >= -1 && *p.Offset < 1<<62:
+		case p.Offset != nil && *p.Offset >= -1 && *p.Offset < maxPlace:
 			next[*p.Partition] = *p.Offset + 1
 		case p.Offset == nil && p.Timestamp != nil && *p.Timestamp >= 0:
 			times[*p.Partition] = *p.Timestamp
