@@ -38,6 +38,7 @@ func fail(code int, format string, args ...any) *apiError {
 const (
 	codeUnauthorized   = 40101
 	codeForbidden      = 40301
+	codeRefused        = 40002 // by the configs of the topic
 	codeNoTopic        = 40401
 	codeNoPartition    = 40402
 	codeJSON           = 42203
@@ -82,7 +83,7 @@ func kafkaError(err error) *apiError {
 	case errors.Is(err, kerr.SaslAuthenticationFailed):
 		return fail(codeUnauthorized, "%v", err)
 	case errors.Is(err, kerr.InvalidTimestamp), errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.PolicyViolation):
-		return fail(40002, "%v", err)
+		return fail(codeRefused, "%v", err)
 	case errors.Is(err, kerr.OffsetOutOfRange):
 		return fail(416, "The offset is not there any more.")
 	case errors.Is(err, kgo.ErrMaxBuffered):

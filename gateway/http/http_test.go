@@ -255,6 +255,7 @@ func TestBadLines(t *testing.T) {
 		{line: `{"partition":1e9}`, records: "&format=records", code: 42203},
 		{line: `{"partition":7}`, records: "&format=records", code: 40402},
 		{line: `{"timestamp":1e400}`, records: "&format=records", code: 42203},
+		{line: `{"timestamp":32503680000000}`, records: "&format=records", code: 40002},
 		{line: `{"headers":[{"value":"x"}]}`, records: "&format=records", code: 42203},
 		{line: `{"headers":[1]}`, records: "&format=records", code: 42203},
 	} {

@@ -207,7 +207,7 @@ func (l *lineStream) read(ctx context.Context, in *bufio.Reader) error {
 		}
 		if line = bytes.TrimSpace(line); len(line) > 0 || long {
 			l.end.Lines++
-			if !l.line(n, line, long) || l.failed.Load() {
+			if !l.line(ctx, n, line, long) || l.failed.Load() {
 				return errLine
 			}
 		}
@@ -219,7 +219,7 @@ func (l *lineStream) read(ctx context.Context, in *bufio.Reader) error {
 
 // line hands one line to the client, or tells that it is wrong. It waits when
 // too much is in flight.
-func (l *lineStream) line(n int64, line []byte, long bool) bool {
+func (l *lineStream) line(ctx context.Context, n int64, line []byte, long bool) bool {
 	if len(l.results) == 0 {
 		l.results = make([]lineResult, 64)
 	}
@@ -232,7 +232,7 @@ func (l *lineStream) line(n int64, line []byte, long bool) bool {
 		p.err = parseLine(l.keep(line), l.records, &p.rec)
 	}
 	if p.err == nil {
-		p.err = checkRecord(&p.rec, l.topic)
+		p.err = l.s.rules.get(ctx, l.topic.Topic).check(l.topic, &p.rec)
 	}
 	wrong := p.err != nil
 	p.done.Store(wrong)

@@ -71,7 +71,7 @@ func (s *Server) produceRaw(w http.ResponseWriter, r *http.Request) error {
 	if rec.Value, err = s.readAll(w, r, min(s.limits.MaxBody, maxRecord)); err != nil {
 		return err
 	}
-	if err := checkRecord(rec, t); err != nil {
+	if err := s.rules.get(r.Context(), t.Topic).check(t, rec); err != nil {
 		return err
 	}
 	// A client that goes away leaves a record that is stored or not; it can't

@@ -96,7 +96,7 @@ type Server struct {
 	keys    *keys
 	queued  atomic.Int64 // tails that wait for catchUps
 
-	rules    rulesCache // of the v2 dialect, as what follows
+	rules    rulesCache
 	v2Memory budget
 	ready    readiness
 }

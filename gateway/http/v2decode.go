@@ -22,8 +22,7 @@ const (
 
 // v2Record is a record of a request.
 type v2Record struct {
-	rec  kgo.Record // Partition is -1 if the record does not choose one
-	when bool       // the record has a timestamp of its own
+	rec kgo.Record // Partition is -1 if the record does not choose one
 }
 
 // budget bounds the bytes that the bodies of all requests take in memory.
@@ -218,7 +217,7 @@ func (d *v2Decoder) record() error {
 		case "timestamp":
 			var n int64
 			n, err = integer(field, raw, 64)
-			v.rec.Timestamp, v.when = time.UnixMilli(n), true
+			v.rec.Timestamp = time.UnixMilli(n)
 		}
 		return err
 	})

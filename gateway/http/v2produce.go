@@ -79,7 +79,12 @@ func (s *Server) v2Produce(c v2Call) (*v2Produced, error) {
 		if r.Topic = t.Topic; r.Partition == -1 {
 			r.Partition = partition
 		}
-		if errs[i] = rules.check(t, &recs[i]); errs[i] != nil {
+		if _, ok := t.Partitions[r.Partition]; !ok && r.Partition != -1 {
+			errs[i] = fail(codeKafka, "Partition not found.")
+		} else {
+			errs[i] = rules.check(t, r)
+		}
+		if errs[i] != nil {
 			continue
 		}
 		stored.Add(1)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // topicRules are configs of a topic that fail a whole batch, with the records
@@ -39,22 +40,19 @@ func millis(s string) time.Duration {
 }
 
 // check finds what the brokers would refuse a whole batch for.
-func (r topicRules) check(t kadm.TopicDetail, v *v2Record) error {
-	if _, ok := t.Partitions[v.rec.Partition]; !ok && v.rec.Partition != -1 {
-		return fail(codeKafka, "Partition not found.")
-	}
-	if err := checkRecord(&v.rec, t); err != nil {
+func (r topicRules) check(t kadm.TopicDetail, rec *kgo.Record) error {
+	if err := checkRecord(rec, t); err != nil {
 		return err
 	}
-	if r.compacted && v.rec.Key == nil {
-		return fail(codeKafka, "The topic is compacted: a record needs a key.")
+	if r.compacted && rec.Key == nil {
+		return fail(codeRefused, "The topic is compacted: a record needs a key.")
 	}
-	if !v.when {
+	if rec.Timestamp.IsZero() || r.before < 0 && r.after < 0 {
 		return nil
 	}
 	now := time.Now()
-	if r.after >= 0 && v.rec.Timestamp.After(now.Add(r.after)) || r.before >= 0 && v.rec.Timestamp.Before(now.Add(-r.before)) {
-		return fail(codeKafka, "The timestamp is too far from now for message.timestamp.before.max.ms or message.timestamp.after.max.ms of the topic.")
+	if r.after >= 0 && rec.Timestamp.After(now.Add(r.after)) || r.before >= 0 && rec.Timestamp.Before(now.Add(-r.before)) {
+		return fail(codeRefused, "The timestamp is too far from now for message.timestamp.before.max.ms or message.timestamp.after.max.ms of the topic.")
 	}
 	return nil
 }
@@ -84,12 +82,13 @@ func (c *rulesCache) get(ctx context.Context, topic string) topicRules {
 	}
 	ctx, cancel := context.WithTimeout(ctx, adminTime)
 	defer cancel()
-	k = cachedRules{newTopicRules(nil), now.Add(topicTime)}
+	k = cachedRules{rules: newTopicRules(nil)}
 	if all, err := c.admin.DescribeTopicConfigs(ctx, topic); err == nil {
 		if one, err := all.On(topic, nil); err == nil && one.Err == nil {
 			k.rules = newTopicRules(one.Configs)
 		}
 	}
+	k.until = time.Now().Add(topicTime)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.known) >= topicsKnown {
