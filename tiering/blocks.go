@@ -13,6 +13,9 @@ type block struct {
 	refs int
 	idle *list.Element // place among the unused ones, nil while in use or dropped
 	gone bool          // dropped from the map: freed with the last reference
+	// unused: it was read ahead as the loads-th load, and nobody has asked for it yet.
+	unused bool
+	loads  int64
 }
 
 // flight is a block that is being loaded, once for all who want it.
@@ -47,7 +50,8 @@ type blockCache struct {
 	free    [][]byte             // spare buffers
 	buffers int                  // allocated: in use, idle and spare
 	room    []chan struct{}
-	ahead   int
+	ahead   int // read-ahead loads in flight
+	unused  int // blocks that were read ahead and not asked for yet
 	stats   blockStats
 }
 
@@ -56,18 +60,22 @@ type blockStats struct {
 }
 
 // get returns a block of length bytes, which the caller gives back by release.
-// The load goes on when ctx ends.
-func (c *blockCache) get(ctx context.Context, id blockID, length int) (*block, error) {
+// The load goes on when ctx ends. once is as in readAhead.
+func (c *blockCache) get(ctx context.Context, id blockID, length int, once bool) (*block, error) {
 	c.mu.Lock()
 	if b := c.blocks[id]; b != nil {
 		c.use(b)
+		if b.unused {
+			c.stats.aheadUsed++
+		}
+		c.asked(b)
 		c.stats.hits++
 		c.mu.Unlock()
 		return b, nil
 	}
 	f := c.flights[id]
 	if f == nil {
-		f = c.start(id, length, false, false)
+		f = c.start(id, length, false, once)
 	} else {
 		c.stats.joins++
 		if f.ahead {
@@ -104,7 +112,9 @@ func (c *blockCache) readAhead(id blockID, length int, once bool) bool {
 	if c.blocks[id] != nil || c.flights[id] != nil {
 		return true
 	}
-	if c.ahead >= c.maxAhead {
+	// What waits to be used must not push out itself: several sequential readers
+	// share the room.
+	if c.ahead >= c.maxAhead || c.ahead+c.unused >= c.slots/2 {
 		return false
 	}
 	c.ahead++
@@ -148,7 +158,10 @@ func (c *blockCache) run(f *flight, id blockID, length int, ahead, once bool) {
 		c.mu.Unlock()
 		return
 	}
-	b := &block{id: id, data: buf, refs: f.waiters + 1}
+	b := &block{id: id, data: buf, refs: f.waiters + 1, unused: f.ahead, loads: c.stats.loads}
+	if b.unused {
+		c.unused++
+	}
 	f.b = b
 	c.blocks[id] = b
 	close(f.done)
@@ -190,8 +203,7 @@ func (c *blockCache) buffer(ctx context.Context) ([]byte, error) {
 			c.mu.Unlock()
 			return make([]byte, c.blockSize), nil
 		}
-		if e := c.idle.Front(); e != nil {
-			b := e.Value.(*block)
+		if b := c.victim(); b != nil {
 			c.forget(b)
 			buf := b.data[:c.blockSize]
 			c.mu.Unlock()
@@ -207,6 +219,22 @@ func (c *blockCache) buffer(ctx context.Context) ([]byte, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// victim returns the block to give up, the least recently used one: but what was
+// read ahead and is still to be used stays, unless its reader seems to have gone.
+// c.mu is held.
+func (c *blockCache) victim() *block {
+	for e := c.idle.Front(); e != nil; e = e.Next() {
+		b := e.Value.(*block)
+		if !b.unused || c.stats.loads-b.loads > int64(4*c.slots) {
+			return b
+		}
+	}
+	if e := c.idle.Front(); e != nil {
+		return e.Value.(*block)
+	}
+	return nil
 }
 
 // passOn gives a wake-up that came too late to the next one waiting.
@@ -230,8 +258,17 @@ func (c *blockCache) wakeOne() {
 	}
 }
 
-// forget takes an unused block out of the map; c.mu is held.
+// asked notes that a block is wanted, or gone; c.mu is held.
+func (c *blockCache) asked(b *block) {
+	if b.unused {
+		b.unused = false
+		c.unused--
+	}
+}
+
+// forget takes a block that is not in use out of the map; c.mu is held.
 func (c *blockCache) forget(b *block) {
+	c.asked(b)
 	c.idle.Remove(b.idle)
 	b.idle, b.gone = nil, true
 	delete(c.blocks, b.id)
@@ -293,6 +330,7 @@ func (c *blockCache) drop(id blockID) {
 		c.recycle(b.data)
 		return
 	}
+	c.asked(b)
 	delete(c.blocks, id)
 	b.gone = true
 }

@@ -81,7 +81,7 @@ func (r *Reader) searchRow(ctx context.Context, row Segment, ts, from int64) (Ti
 		if s.MaxTimestamp < ts {
 			continue
 		}
-		buf, release, err := r.readSpans(ctx, row, spans[i:i+1], end)
+		buf, release, err := r.readSpans(ctx, row, spans[i:i+1], end, false)
 		if err != nil {
 			return TimeOffset{}, false, err
 		}

@@ -39,7 +39,8 @@ func (r *Reader) Read(ctx context.Context, tp ids.TopicPartition, offset int64, 
 		return ReadResult{}, err
 	}
 	defer r.leave()
-	var bad []SegmentKey // rows whose objects are damaged or gone
+	once := r.streams.follows(tp, offset) // a sequential reader seldom comes again
+	var bad []SegmentKey                  // rows whose objects are damaged or gone
 	var badErr error
 	for first := offset; ; {
 		row, until, rows, err := r.find(ctx, tp, offset, bad)
@@ -52,7 +53,7 @@ func (r *Reader) Read(ctx context.Context, tp ids.TopicPartition, offset int64, 
 		case err != nil:
 			return ReadResult{}, err
 		}
-		res, err := r.readRow(ctx, row, until, offset, maxBytes, minOne)
+		res, err := r.readRow(ctx, row, until, offset, maxBytes, minOne, once)
 		switch {
 		case errors.Is(err, objstore.ErrNotFound), errors.Is(err, ErrDamaged):
 			// A rewrite may have replaced it since its row was read, or
@@ -74,7 +75,7 @@ func (r *Reader) Read(ctx context.Context, tp ids.TopicPartition, offset int64, 
 }
 
 // readRow reads from one segment, but nothing from offset until on.
-func (r *Reader) readRow(ctx context.Context, row Segment, until, offset int64, maxBytes int, minOne bool) (ReadResult, error) {
+func (r *Reader) readRow(ctx context.Context, row Segment, until, offset int64, maxBytes int, minOne, once bool) (ReadResult, error) {
 	res := ReadResult{NextOffset: until, Segment: row, Release: func() {}}
 	idx, err := r.trailers.get(ctx, row.SegmentKey, row)
 	if err != nil {
@@ -87,7 +88,7 @@ func (r *Reader) readRow(ctx context.Context, row Segment, until, offset int64, 
 	limit := min(int64(max(maxBytes, 1)), r.resultsN/4)
 	for at := max(offset, all[0].Base); at < until; {
 		spans, end := idx.SpansFrom(at, limit)
-		buf, release, err := r.readSpans(ctx, row, spans, end)
+		buf, release, err := r.readSpans(ctx, row, spans, end, once)
 		if err != nil {
 			return res, err
 		}
@@ -164,7 +165,7 @@ func cut(b []byte, offset, until int64, maxBytes int, minOne bool) cutting {
 
 // readSpans returns the verified bytes of spans of a row's log; end is where
 // the last of them ends. release gives the memory back.
-func (r *Reader) readSpans(ctx context.Context, row Segment, spans []segment.Span, end int64) (buf []byte, release func(), err error) {
+func (r *Reader) readSpans(ctx context.Context, row Segment, spans []segment.Span, end int64, once bool) (buf []byte, release func(), err error) {
 	pos := spans[0].Pos
 	size := end - pos
 	memory := int64(1) << class(int(size)) // of the buffer
@@ -174,19 +175,20 @@ func (r *Reader) readSpans(ctx context.Context, row Segment, spans []segment.Spa
 	}
 	buf = r.buffers.get(int(size))
 	r.count(func(s *ReaderStats) { s.Memory += memory })
-	var once sync.Once
+	var given sync.Once
 	release = func() {
-		once.Do(func() {
+		given.Do(func() {
 			r.buffers.put(buf)
 			r.count(func(s *ReaderStats) { s.Memory -= memory })
 			r.results.Release(weight)
 		})
 	}
 	for attempt := 1; ; attempt++ {
-		if err = r.fill(ctx, row, pos, buf); err != nil {
+		if err = r.fill(ctx, row, pos, buf, once); err != nil {
 			break
 		}
-		if err = segment.VerifySpan(buf, spans, end); err == nil {
+		r.atWork(func() { err = segment.VerifySpan(buf, spans, end) })
+		if err == nil {
 			return buf, release, nil
 		}
 		err = fmt.Errorf("%w: %s: %w", ErrDamaged, row.Key(), err)
@@ -203,25 +205,33 @@ func (r *Reader) readSpans(ctx context.Context, row Segment, spans []segment.Spa
 
 // fill copies the bytes from position pos of a row's log, block by block; the
 // blocks behind the first are loaded at the same time.
-func (r *Reader) fill(ctx context.Context, row Segment, pos int64, buf []byte) error {
+func (r *Reader) fill(ctx context.Context, row Segment, pos int64, buf []byte, once bool) error {
 	key := row.Key()
 	first, last := pos/r.o.BlockBytes, (pos+int64(len(buf))-1)/r.o.BlockBytes
 	for n := first; n <= last; n++ {
 		for m := n + 1; m <= last; m++ {
-			if !r.blocks.readAhead(blockID{key, m}, r.blockLen(row, m), false) {
+			if !r.blocks.readAhead(blockID{key, m}, r.blockLen(row, m), once) {
 				break
 			}
 		}
-		b, err := r.blocks.get(ctx, blockID{key, n}, r.blockLen(row, n))
+		b, err := r.blocks.get(ctx, blockID{key, n}, r.blockLen(row, n), once)
 		if err != nil {
 			return err
 		}
 		from := max(pos-n*r.o.BlockBytes, 0)
 		to := n*r.o.BlockBytes + from - pos
-		copy(buf[to:], b.data[from:])
+		r.atWork(func() { copy(buf[to:], b.data[from:]) })
 		r.blocks.release(b)
 	}
 	return nil
+}
+
+// atWork calls f, which takes milliseconds of a core, while not more than half of
+// the cores do so: a replay must not make those wait who write.
+func (r *Reader) atWork(f func()) {
+	r.work <- struct{}{}
+	f()
+	<-r.work
 }
 
 // dropBlocks makes the next read of the range [pos, end) go to the bucket.

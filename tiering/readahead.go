@@ -32,6 +32,13 @@ func newStreams() streams {
 	return streams{byKey: map[streamKey]*list.Element{}, order: list.New()}
 }
 
+// follows reports whether a read of offset goes on where an earlier one ended.
+func (s *streams) follows(tp ids.TopicPartition, offset int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byKey[streamKey{tp, offset}] != nil
+}
+
 // step notes a read from offset to next and returns how many bytes to read
 // ahead: nothing for a first read, then from one block on doubling up to most.
 func (s *streams) step(tp ids.TopicPartition, offset, next, block, most int64) int64 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -88,6 +89,7 @@ type Reader struct {
 	resultsN int64
 	buffers  bufferPool
 	streams  streams
+	work     chan struct{} // see atWork
 
 	mu     sync.Mutex
 	closed bool
@@ -135,7 +137,7 @@ func NewReader(o ReaderOptions) (*Reader, error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	r := &Reader{o: o, rows: map[ids.TopicPartition]*list.Element{}, order: list.New(), streams: newStreams()}
+	r := &Reader{o: o, rows: map[ids.TopicPartition]*list.Element{}, order: list.New(), streams: newStreams(), work: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 	if o.FS != nil && o.CacheDir != "" {
 		var err error
 		if r.disk, err = openDiskCache(o.FS, o.CacheDir, o.CacheBytes, o.BlockBytes, o.Logger, o.Now); err != nil {

@@ -610,3 +610,35 @@ func TestReadWithoutDiskCache(t *testing.T) {
 	r.checkAll(t, 30_000)
 	var _ io.Closer = r
 }
+
+// What several sequential readers read ahead does not push out what was read
+// ahead and is not used yet: each block is loaded about once.
+func TestReadAheadIsUsed(t *testing.T) {
+	r := newReadRig(t, 40, func(o *ReaderOptions) { o.ReadAhead, o.MemoryBytes = 8*testBlock, 32*testBlock })
+	blocks := int64(len(r.log) / testBlock)
+	const readers = 4
+	var at [readers]int64
+	for i := range at {
+		at[i] = r.end / readers * int64(i)
+	}
+	for left := readers; left > 0; {
+		for i := range at {
+			if end := r.end / readers * int64(i+1); at[i] >= end {
+				continue
+			}
+			res, err := r.Read(t.Context(), testTP, at[i], 8_000, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Release()
+			if at[i] = res.NextOffset; at[i] >= r.end/readers*int64(i+1) {
+				left--
+			}
+		}
+	}
+	s := r.Stats()
+	t.Logf("%d blocks, %d loads, %d ahead", blocks, s.BlockLoads, s.AheadLoads)
+	if s.BlockLoads > blocks*3/2 || s.AheadLoads < blocks/3 {
+		t.Errorf("%d blocks, %d loads, %d ahead", blocks, s.BlockLoads, s.AheadLoads)
+	}
+}
