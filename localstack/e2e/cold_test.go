@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -165,11 +166,11 @@ func TestColdReplay(t *testing.T) {
 	through := c.e
 	through.URL = c.relay.url()
 	url, env := bucketOn(through, "s3")
-	c.n = NewNode(t, NodeOptions{Env: env, Args: []string{"--bucket", url, "--retention-interval", "500ms", "--cache-size", "256MiB"}})
+	c.n = NewNode(t, NodeOptions{Disk: os.Getenv("COLD_DISK"), Env: env, Args: []string{"--bucket", url, "--retention-interval", "500ms", "--cache-size", "256MiB"}})
 	c.fill(int64(size) << 20)
 	t.Logf("%d MiB in %d objects", c.bytes>>20, len(c.keys))
-	t.Logf("| store | GET loop MB/s | replay MB/s | ratio | node CPU-s/GiB | machine | produce p99 without | with | ratio |")
-	for round := range 3 {
+	t.Logf("| store | GET loop MB/s | replay MB/s | ratio | node CPU-s/GiB | machine | produce p50, p99 without | with | ratio of p99 |")
+	for round := range envRounds() {
 		for _, mib := range []int{rate, 0} {
 			c.relay.rate.Store(int64(mib) << 20)
 			c.round(round, mib)
@@ -180,14 +181,18 @@ func TestColdReplay(t *testing.T) {
 func (c *cold) round(round, mib int) {
 	var loop, replay float64
 	var u usage
-	_, quiet := c.produceWhile(func() { time.Sleep(5 * time.Second) })
-	var busy time.Duration
+	took := 2 * time.Second // of the replay, about
+	if mib > 0 {
+		took = time.Duration(float64(c.bytes) / float64(mib<<20) * float64(time.Second))
+	}
+	quiet50, quiet := c.produceWhile(took, func() {})
+	var busy50, busy time.Duration
 	measureReplay := func() {
 		c.forget()
 		u.begin(c.t, c.n)
-		stop := c.profile()
+		stop := c.profile(mib)
 		defer stop()
-		_, busy = c.produceWhile(func() { replay = c.replay() })
+		busy50, busy = c.produceWhile(took, func() { replay = c.replay() })
 		u.end(c.t, c.n)
 	}
 	if round%2 == 0 {
@@ -201,14 +206,14 @@ func (c *cold) round(round, mib int) {
 	if mib > 0 {
 		store = fmt.Sprintf("%d MiB/s", mib)
 	}
-	c.t.Logf("| %s | %.0f | %.0f | %.2f | %.2f | %.2f cores | %v | %v | %.2f |", store, loop/1e6, replay/1e6, replay/loop,
-		u.cpu/(float64(c.bytes)/(1<<30)), u.machine, quiet, busy, float64(busy)/float64(quiet))
+	c.t.Logf("| %s | %.0f | %.0f | %.2f | %.2f | %.2f cores | %v, %v | %v, %v | %.2f |", store, loop/1e6, replay/1e6, replay/loop,
+		u.cpu/(float64(c.bytes)/(1<<30)), u.machine, quiet50, quiet, busy50, busy, float64(busy)/float64(quiet))
 }
 
-// profile takes a CPU profile of the node's next 3 seconds into the file COLD_PROFILE.
-func (c *cold) profile() (wait func()) {
-	path := os.Getenv("COLD_PROFILE")
-	if path == "" {
+// profile takes a CPU profile of the node's next 3 seconds into the file COLD_PROFILE.RATE.
+func (c *cold) profile(mib int) (wait func()) {
+	path := fmt.Sprintf("%s.%d", os.Getenv("COLD_PROFILE"), mib)
+	if os.Getenv("COLD_PROFILE") == "" {
 		return func() {}
 	}
 	var g group
@@ -445,43 +450,33 @@ func idOf(cl *kgo.Client, topic string) (id [16]byte, err error) {
 	return resp.Topics[0].TopicID, nil
 }
 
-// produceWhile sends single records, 200 a second, while f runs, and returns
-// what the median and 99 % of them waited, from when each was due.
-func (c *cold) produceWhile(f func()) (p50, p99 time.Duration) {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.n.Kafka), kgo.DefaultProduceTopic(goodTopic), kgo.ProducerLinger(0))
-	if err != nil {
-		c.t.Fatal(err)
+// produceWhile sends single records, 500 a second, from a process of its own while
+// f runs, and returns what the median and 99 % of them waited, from when each was due.
+func (c *cold) produceWhile(d time.Duration, f func()) (p50, p99 time.Duration) {
+	var g group
+	var got struct {
+		P50 float64 `json:"p50_ms"`
+		P99 float64 `json:"p99_ms"`
 	}
-	defer cl.Close()
-	for range 20 {
-		if err := cl.ProduceSync(context.Background(), kgo.StringRecord("warm")).FirstErr(); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-	var mu sync.Mutex
-	var took []time.Duration
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		value := make([]byte, 1024)
-		for due := time.Now(); ctx.Err() == nil; due = due.Add(5 * time.Millisecond) {
-			time.Sleep(time.Until(due))
-			cl.Produce(context.Background(), &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
-				mu.Lock()
-				defer mu.Unlock()
-				if err == nil {
-					took = append(took, time.Since(due))
-				}
-			})
-		}
-	}()
+	g.Go(func() error {
+		var out bytes.Buffer
+		err := c.n.CLI(&out, "bench", "produce", "-t", goodTopic, "--keep", "--rate", "500", "--linger", "0s", "--size", "1024", "-d", d.String(), "-o", "json")
+		return errors.Join(err, json.Unmarshal(out.Bytes(), &got))
+	})
 	f()
-	cancel()
-	<-done
-	if err := cl.Flush(context.Background()); err != nil {
+	if err := g.Wait(); err != nil {
 		c.t.Fatal(err)
 	}
-	slices.Sort(took)
-	return took[len(took)/2], took[len(took)*99/100]
+	ms := func(v float64) time.Duration {
+		return time.Duration(v * float64(time.Millisecond)).Round(10 * time.Microsecond)
+	}
+	return ms(got.P50), ms(got.P99)
+}
+
+// envRounds is COLD_ROUNDS, or 3.
+func envRounds() int {
+	if n, err := strconv.Atoi(os.Getenv("COLD_ROUNDS")); err == nil {
+		return n
+	}
+	return 3
 }
