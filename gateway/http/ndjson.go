@@ -24,6 +24,8 @@ const (
 	linesInFlight = 4096      // of one body
 	lineBuffer    = 64 << 10  // bytes
 	answerBuffer  = 16 << 10  // bytes
+	drainBytes    = 256 << 10 // of a body whose rest is not wanted, as net/http has it
+	drainTime     = 2 * time.Second
 )
 
 // lineResult is a line at work. Results are answered in the order of the lines.
@@ -124,7 +126,43 @@ func (s *Server) produceLines(w http.ResponseWriter, r *http.Request) error {
 		b.bad = true
 	}
 	_ = json.NewEncoder(w).Encode(l.end)
+	if b.bad && s.drain(rc, r) {
+		b.bad = false
+	} else if b.bad {
+		s.hangUp(rc, r)
+	}
 	return nil
+}
+
+// drain reads what is left of a body, if it is little and comes soon.
+func (s *Server) drain(rc *http.ResponseController, r *http.Request) bool {
+	_ = rc.SetReadDeadline(time.Now().Add(min(s.limits.StallTime, drainTime)))
+	_, err := io.CopyN(io.Discard, r.Body, drainBytes)
+	return err == io.EOF
+}
+
+// hangUp ends an answer whose header did not say so with the connection: what
+// still comes of the body would be taken for the next request.
+func (s *Server) hangUp(rc *http.ResponseController, r *http.Request) {
+	if err := rc.Flush(); err != nil {
+		return
+	}
+	conn, out, err := rc.Hijack()
+	if err != nil { // HTTP/2, whose streams end by themselves
+		return
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(drainTime))
+	if r.ProtoAtLeast(1, 1) {
+		_, _ = out.WriteString("0\r\n\r\n") // the last chunk
+	}
+	if err := out.Flush(); err != nil {
+		return
+	}
+	if half, ok := conn.(interface{ CloseWrite() error }); ok { // or unread bytes would reset what was sent
+		_ = half.CloseWrite()
+		_, _ = io.CopyN(io.Discard, conn, drainBytes)
+	}
 }
 
 // wait returns when p is done.

@@ -154,6 +154,7 @@ func partitionOf(t kadm.TopicDetail, s string) (int32, error) {
 // topicCache keeps what the brokers said of topics for a moment.
 type topicCache struct {
 	admin *kadm.Client
+	anew  func(name string) // another topic has the name now; may be nil
 	mu    sync.Mutex
 	known map[string]cachedTopic
 }
@@ -201,11 +202,15 @@ func (c *topicCache) get(ctx context.Context, name string) (kadm.TopicDetail, er
 		return t, t.Err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	old, ok := c.known[name]
 	if len(c.known) >= topicsKnown {
 		clear(c.known)
 	}
 	c.known[name] = cachedTopic{t, now.Add(topicTime)}
+	c.mu.Unlock()
+	if ok && old.detail.ID != t.ID && c.anew != nil {
+		c.anew(name)
+	}
 	return t, nil
 }
 
@@ -213,7 +218,10 @@ func (c *topicCache) get(ctx context.Context, name string) (kadm.TopicDetail, er
 func (c *topicCache) forget(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.known, name)
+	if k, ok := c.known[name]; ok { // its id is still of use
+		k.until = time.Time{}
+		c.known[name] = k
+	}
 }
 
 // validTopic tells whether Kafka allows the name of a topic.

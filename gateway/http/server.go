@@ -123,6 +123,8 @@ func New(o Options) (*Server, error) {
 	s.client, s.admin = client, kadm.NewClient(client)
 	s.fetchers = fetchers{opts: append([]kgo.Opt{kgo.MaxDecompressBatchBytes(maxExpansion)}, s.kafka...), idle: make(chan *kgo.Client, idleFetchers)}
 	s.topics = newTopicCache(s.admin)
+	// The client goes on looking for a topic that was deleted, by its id.
+	s.topics.anew = func(name string) { client.PurgeTopicsFromProducing(name) }
 	s.delivery.limit = s.limits.DeliveryTime
 	s.rules = rulesCache{admin: s.admin, known: map[string]cachedRules{}}
 	s.v2Memory.left.Store(s.limits.MaxDecoded)
