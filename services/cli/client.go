@@ -122,9 +122,18 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 
 const completionTimeout = 2 * time.Second
 
-// completeTopics offers topic names, asked of the cluster; limit is how many
-// arguments are topics, 0 for all.
+// completeTopics offers topic names; limit is how many arguments are topics, 0
+// for all.
 func (a *app) completeTopics(limit int) cobra.CompletionFunc {
+	return a.completeNames(limit, func(ctx context.Context, adm *kadm.Client) ([]string, error) {
+		topics, err := adm.ListTopics(ctx)
+		return topics.Names(), err
+	})
+}
+
+// completeNames offers names, asked of the cluster, for the first limit arguments
+// or, with 0, for all.
+func (a *app) completeNames(limit int, list func(context.Context, *kadm.Client) ([]string, error)) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if limit > 0 && len(given) >= limit {
 			return nil, cobra.ShellCompDirectiveNoFileComp
@@ -132,9 +141,8 @@ func (a *app) completeTopics(limit int) cobra.CompletionFunc {
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 		defer cancel()
 		var names []string
-		err := a.withAdmin(ctx, func(ctx context.Context, adm *kadm.Client) error {
-			topics, err := adm.ListTopics(ctx)
-			names = topics.Names()
+		err := a.withAdmin(ctx, func(ctx context.Context, adm *kadm.Client) (err error) {
+			names, err = list(ctx, adm)
 			return err
 		})
 		if err != nil {

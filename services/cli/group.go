@@ -283,24 +283,11 @@ func parseTopicParts(list []string) (out []topicParts, err error) {
 	return out, nil
 }
 
-// completeGroups offers group names, asked of the cluster; limit is how many
-// arguments are groups, 0 for all.
+// completeGroups offers group names; limit is how many arguments are groups, 0
+// for all.
 func (a *app) completeGroups(limit int) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if limit > 0 && len(given) >= limit {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
-		defer cancel()
-		var names []string
-		err := a.withAdmin(ctx, func(ctx context.Context, adm *kadm.Client) error {
-			groups, err := adm.ListGroups(ctx)
-			names = groups.Groups()
-			return err
-		})
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
+	return a.completeNames(limit, func(ctx context.Context, adm *kadm.Client) ([]string, error) {
+		groups, err := adm.ListGroups(ctx)
+		return groups.Groups(), err
+	})
 }
