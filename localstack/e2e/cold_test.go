@@ -23,8 +23,10 @@ import (
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/cirrolog/cirrolog/localstack/minio"
+	"github.com/cirrolog/cirrolog/storage/batch"
 )
 
 // relay passes TCP connections on to a server, the answers not faster than a
@@ -396,22 +398,18 @@ func (c *cold) replay() float64 {
 // fetchColdly reads a partition below end by Fetch requests of 8 MiB and looks at
 // the batches' headers only.
 func fetchColdly(n *Node, topic string, partition int32, end int64) (size int64, err error) {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(n.Kafka), kgo.BrokerMaxReadBytes(64<<20))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(n.Kafka), kgo.BrokerMaxReadBytes(64<<20), kgo.MaxVersions(kversion.V3_0_0())) // names topics by name
 	if err != nil {
 		return 0, err
 	}
 	defer cl.Close()
-	id, err := idOf(cl, topic)
-	if err != nil {
-		return 0, err
-	}
 	for at := int64(0); at < end; {
 		req := kmsg.NewPtrFetchRequest()
-		req.Version, req.MaxBytes, req.MinBytes, req.MaxWaitMillis, req.SessionEpoch = 11, 16<<20, 1, 1000, -1
+		req.MaxBytes, req.MinBytes, req.MaxWaitMillis, req.SessionEpoch = 16<<20, 1, 1000, -1
 		p := kmsg.NewFetchRequestTopicPartition()
 		p.Partition, p.FetchOffset, p.PartitionMaxBytes = partition, at, 8<<20
 		t := kmsg.NewFetchRequestTopic()
-		t.Topic, t.TopicID, t.Partitions = topic, id, []kmsg.FetchRequestTopicPartition{p}
+		t.Topic, t.Partitions = topic, []kmsg.FetchRequestTopicPartition{p}
 		req.Topics = []kmsg.FetchRequestTopic{t}
 		resp, err := req.RequestWith(context.Background(), cl)
 		if err != nil {
@@ -421,33 +419,17 @@ func fetchColdly(n *Node, topic string, partition int32, end int64) (size int64,
 		if got.ErrorCode != 0 {
 			return size, fmt.Errorf("fetch offset %d: error %d", at, got.ErrorCode)
 		}
-		for b := got.RecordBatches; len(b) >= 61; {
-			length := 12 + int(be32(b[8:]))
-			if length > len(b) {
+		for b := got.RecordBatches; ; {
+			h, err := batch.Parse(b)
+			if err != nil || h.Size() > len(b) { // the end, or a batch that was cut
 				break
 			}
-			at = int64(be32(b))<<32 | int64(be32(b[4:])) + int64(be32(b[23:])) + 1
-			size += int64(length)
-			b = b[length:]
+			at = h.LastOffset() + 1
+			size += int64(h.Size())
+			b = b[h.Size():]
 		}
 	}
 	return size, nil
-}
-
-func be32(b []byte) uint32 {
-	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-}
-
-func idOf(cl *kgo.Client, topic string) (id [16]byte, err error) {
-	req := kmsg.NewPtrMetadataRequest()
-	rt := kmsg.NewMetadataRequestTopic()
-	rt.Topic = &topic
-	req.Topics = append(req.Topics, rt)
-	resp, err := req.RequestWith(context.Background(), cl)
-	if err != nil {
-		return id, err
-	}
-	return resp.Topics[0].TopicID, nil
 }
 
 // produceWhile sends single records, 500 a second, from a process of its own while
