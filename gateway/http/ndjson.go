@@ -126,10 +126,10 @@ func (s *Server) produceLines(w http.ResponseWriter, r *http.Request) error {
 		b.bad = true
 	}
 	_ = json.NewEncoder(w).Encode(l.end)
-	if b.bad && s.drain(rc, r) {
-		b.bad = false
-	} else if b.bad {
-		s.hangUp(rc, r)
+	if b.bad {
+		if b.bad = !s.drain(rc, r); b.bad {
+			s.hangUp(rc, r)
+		}
 	}
 	return nil
 }
