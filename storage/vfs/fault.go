@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"strings"
@@ -18,6 +19,7 @@ const (
 	OpWrite    Op = "write"
 	OpSync     Op = "sync"
 	OpTruncate Op = "truncate"
+	OpReserve  Op = "reserve"
 	OpRename   Op = "rename"
 	OpRemove   Op = "remove"
 	OpLink     Op = "link"
@@ -181,6 +183,17 @@ func (f *faultFile) WriteAt(b []byte, off int64) (int, error) {
 		return 0, err
 	}
 	return f.File.WriteAt(b, off)
+}
+
+// Reserve implements Reserver, as far as the file does.
+func (f *faultFile) Reserve(size int64) error {
+	if err := f.f.check(OpReserve, f.name); err != nil {
+		return err
+	}
+	if r, ok := f.File.(Reserver); ok {
+		return r.Reserve(size)
+	}
+	return &fs.PathError{Op: string(OpReserve), Path: f.name, Err: errors.ErrUnsupported}
 }
 
 func (f *faultFile) Sync() error {

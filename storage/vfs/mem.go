@@ -178,8 +178,10 @@ func (m *Mem) openLocked(name string, flag Flag) (*node, error) {
 }
 
 func (m *Mem) resizeLocked(n *node, size int64) {
-	m.used += size - n.now.size
+	before := n.charged()
 	n.now.resize(size)
+	n.reserved = 0
+	m.used += size - before
 	n.pending = append(n.pending, &fileOp{size: size})
 	n.modTime = time.Now()
 }
@@ -195,8 +197,8 @@ func (m *Mem) roomLocked(n int64) error {
 // releaseLocked gives back the space of a file without names and handles.
 func (m *Mem) releaseLocked(n *node) {
 	if n != nil && !n.dir && n.links == 0 && n.handles == 0 {
-		m.used -= n.now.size
-		n.now, n.pending = content{}, nil
+		m.used -= n.charged()
+		n.now, n.pending, n.reserved = content{}, nil, 0
 	}
 }
 
@@ -443,7 +445,10 @@ type memFile struct {
 	closed bool // guarded by fs.mu
 }
 
-var _ Preallocator = (*memFile)(nil)
+var (
+	_ Preallocator = (*memFile)(nil)
+	_ Reserver     = (*memFile)(nil)
+)
 
 // checkLocked refuses what an open file does not allow.
 func (f *memFile) checkLocked(op string, write bool) error {
@@ -500,7 +505,7 @@ func (f *memFile) WriteAt(b []byte, off int64) (int, error) {
 			return err
 		}
 		n := f.node
-		grown := max(off+int64(len(b))-n.now.size, 0)
+		grown := max(off+int64(len(b))-n.charged(), 0)
 		if len(b) == 0 {
 			return nil
 		}

@@ -119,13 +119,18 @@ type node struct {
 	now     content // what readers see
 	durable content
 	pending []*fileOp // what leads from durable to now
-	links   int       // names
-	handles int       // open files
+	// reserved is the space from the start that was reserved, no matter the size.
+	reserved int64
+	links    int // names
+	handles  int // open files
 
 	names        map[string]*node // what readers see
 	durableNames map[string]*node
 	pendingNames []*dirOp // what leads from durableNames to names
 }
+
+// charged is the space that a file takes.
+func (n *node) charged() int64 { return max(n.now.size, n.reserved) }
 
 func newDir() *node {
 	return &node{dir: true, modTime: time.Now(), names: map[string]*node{}, durableNames: map[string]*node{}}

@@ -123,3 +123,16 @@ func (f *osFile) Preallocate(size int64) error {
 	}
 	return nil
 }
+
+// Reserve implements Reserver.
+func (f *osFile) Reserve(size int64) error {
+	for {
+		err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return &fs.PathError{Op: "fallocate", Path: f.Name(), Err: err}
+		}
+	}
+}

@@ -100,3 +100,12 @@ type Preallocator interface {
 	// Preallocate reserves size bytes from the start and grows the file to it.
 	Preallocate(size int64) error
 }
+
+// Reserver is implemented by files that can reserve space without growing:
+// writes there never find the disk full.
+type Reserver interface {
+	// Reserve reserves the first size bytes; a later Truncate gives back what is
+	// behind the new size. Where the file system can't, the error wraps
+	// errors.ErrUnsupported.
+	Reserve(size int64) error
+}
