@@ -55,7 +55,7 @@ func (l *Log) appendBatch(ctx context.Context, b []byte, h batch.Header, opts Ap
 		return l.duplicate(dup, opts, done)
 	}
 	now := l.store.opts.Now()
-	r := &record{log: l, size: int32(len(b)), done: done}
+	r := &record{log: l, size: int32(len(b)), unwritten: int32(len(b)), done: done}
 	r.result = AppendResult{LogAppendTime: -1}
 	if opts.LogAppendTime {
 		r.result.LogAppendTime = now.UnixMilli()
@@ -78,12 +78,32 @@ func (l *Log) appendBatch(ctx context.Context, b []byte, h batch.Header, opts Ap
 	if rolled {
 		defer l.store.enqueue(l)
 	}
-	if err := l.store.stream.Append(ctx, &r.Entry); err != nil {
+	if err := l.enter(ctx, r); err != nil {
 		l.unplace()
 		return appendError(err)
 	}
 	l.settle(r, h, b, now)
 	taken = true
+	return nil
+}
+
+// enter puts the record into the stream: the batch, or a reference to it.
+func (l *Log) enter(ctx context.Context, r *record) error {
+	if r.direct != nil {
+		if err := l.prepareDirect(ctx, r); err != nil {
+			return err
+		}
+	}
+	d := r.direct
+	if d == nil {
+		return l.store.stream.Append(ctx, &r.Entry)
+	}
+	if err := l.store.stream.Append(ctx, &d.entry); err != nil {
+		l.cancelDirect(r)
+		r.Chunk.Release()
+		return err
+	}
+	l.directs.add(d)
 	return nil
 }
 
@@ -149,9 +169,11 @@ func (l *Log) place(r *record, now time.Time) (rolled bool, err error) {
 		s = l.newSegLocked(r.Base)
 	}
 	r.seg, r.filePos = s, s.size
+	r.Segment, r.InSegment = s.base, true
 	l.tail = append(l.tail, r)
 	l.store.tailRecords.Add(1)
 	l.dirtyLocked()
+	l.planDirectLocked(r)
 	return rolled, nil
 }
 
@@ -226,9 +248,16 @@ func (s *Store) announce(entries []*wal.Entry, err error) {
 		l := r.log
 		l.mu.Lock()
 		full := false
+		if r.direct != nil {
+			r.Pos = e.Pos
+			e.Chunk.Release()
+		}
 		if err == nil {
 			l.hw = r.Last + 1
-			l.pending += int64(r.size)
+			l.pending += int64(r.unwritten)
+			if r.direct != nil {
+				l.wroteDirectLocked(r)
+			}
 			// A segment that was rolled before its last batch was durable has
 			// nothing else to wake the flusher.
 			ends := r.seg.state == segClosing && r.Last == r.seg.last
@@ -242,11 +271,13 @@ func (s *Store) announce(entries []*wal.Entry, err error) {
 		if l.closed { // removed meanwhile, with its tail
 			chunk.Release()
 			r.Chunk, r.Data = nil, nil
+		} else {
+			s.memoryRecords.Add(1)
 		}
 		l.wakeLocked()
 		closed := l.closed
 		l.mu.Unlock()
-		if !closed && s.chunks.note(chunk, l) && s.memoryHigh() {
+		if !closed && s.chunks.note(chunk, l, r.Pos) && s.memoryHigh() {
 			s.kickCleaner()
 		}
 		if full {

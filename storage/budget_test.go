@@ -69,7 +69,7 @@ func TestDiskBudget(t *testing.T) {
 		l := log(s, p)
 		busy.Go(func() {
 			for i := uint64(0); ; i++ {
-				ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 				b := makeBatch(1, size, i)
 				h, err := batch.Parse(b)
 				if err == nil {

@@ -27,7 +27,7 @@ const (
 	crashPoints = 1500
 )
 
-var crashConfig = storage.LogConfig{SegmentBytes: 24 << 10, IndexInterval: 2048}
+var crashConfig = storage.LogConfig{SegmentBytes: 40 << 10, IndexInterval: 2048}
 
 // sent is one batch as it must come back.
 type sent struct {
@@ -83,7 +83,7 @@ func (w *world) add(partitions int) {
 }
 
 func crashOptions(fsys vfs.FS) storage.Options {
-	return storage.Options{FS: fsys, Dir: crashDir, WALSize: 128 << 10, TailBytes: 1, ReadBytes: 1, MaxFiles: 4,
+	return storage.Options{FS: fsys, Dir: crashDir, WALSize: 128 << 10, TailBytes: 1, ReadBytes: 1, MaxFiles: 4, DirectBytes: 8 << 10,
 		Now: func() time.Time { return time.UnixMilli(5000) }}
 }
 
@@ -217,7 +217,7 @@ func (w *world) work() {
 		}
 	default:
 		size := w.rng.IntN(3000)
-		if w.rng.IntN(10) == 0 {
+		if w.rng.IntN(5) == 0 {
 			size = w.rng.IntN(20_000)
 		}
 		w.append(m, size)

@@ -182,7 +182,7 @@ func TestPowerLossDuringRemove(t *testing.T) {
 	mem := newCrashFS(t)
 	w := newWorld(t, mem, 2)
 	w.append(w.parts[1], 1000)
-	w.many(60, 3000)
+	w.many(100, 3000)
 	eventually(t, "segments", func() bool { return len(w.store.Log(w.parts[0].tp).ClosedSegments()) > 5 })
 	sampler := crashtest.Sample(mem, seed, 1000, w.observe)
 	w.remove(w.parts[0])
@@ -218,7 +218,7 @@ func TestDropRemovesLogFirst(t *testing.T) {
 	fault := vfs.NewFault(mem)
 	fault.Add(vfs.Rule{Op: vfs.OpRemove, Path: ".log", Delay: 5 * time.Millisecond})
 	w := newWorld(t, fault, 1)
-	w.many(60, 3000)
+	w.many(100, 3000)
 	l := w.store.Log(w.parts[0].tp)
 	eventually(t, "segments", func() bool { return len(l.ClosedSegments()) > 5 })
 	var mu sync.Mutex

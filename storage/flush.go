@@ -44,17 +44,26 @@ func (l *Log) flush(mode flushMode, staging []byte) error {
 		if p == nil {
 			return nil
 		}
-		if len(p.records) > 0 { // a recovered head alone is in the file already
-			if err := l.writePiece(p, staging); err != nil {
-				return err
-			}
-		}
-		if p.closes {
-			if err := l.finishSegment(p.seg); err != nil {
-				return err
-			}
+		err := l.flushPiece(p, staging)
+		l.mu.Lock()
+		p.seg.flushing = false
+		l.mu.Unlock()
+		if err != nil {
+			return err
 		}
 	}
+}
+
+func (l *Log) flushPiece(p *piece, staging []byte) error {
+	if len(p.records) > 0 { // a recovered head alone is in the file already
+		if err := l.writePiece(p, staging); err != nil {
+			return err
+		}
+	}
+	if p.closes {
+		return l.finishSegment(p.seg)
+	}
+	return nil
 }
 
 // piece is one write: records of one segment from file position at.
@@ -78,7 +87,7 @@ func (l *Log) nextPiece(mode flushMode, room int) *piece {
 		return nil
 	}
 	s := l.flushSegLocked()
-	if s == nil {
+	if s == nil || s.directs > 0 { // the last of them queues the log again
 		return nil
 	}
 	p := &piece{seg: s, head: s.head, at: s.written, end: s.written + int64(len(s.head)), created: s.written == 0}
@@ -94,6 +103,7 @@ func (l *Log) nextPiece(mode flushMode, room int) *piece {
 	if !p.closes && (n < vfs.BlockSize || mode == flushFull && n < flushPiece && s.state == segActive) {
 		return nil
 	}
+	s.flushing = true
 	return p
 }
 
@@ -135,6 +145,9 @@ func (l *Log) writePiece(p *piece, staging []byte) error {
 		if err := l.store.opts.FS.SyncDir(l.dir()); err != nil {
 			return l.diskError("sync directory of segment", err)
 		}
+		l.mu.Lock()
+		p.seg.made = true
+		l.mu.Unlock()
 	}
 	w := &pieceWriter{log: l, seg: p.seg, file: f, staging: staging, at: p.at, limit: p.end, recovered: len(p.head) > 0}
 	w.fill = copy(staging, p.head)
@@ -193,23 +206,29 @@ func (w *pieceWriter) finish(closes bool) error {
 	return w.write(whole)
 }
 
-// write writes staging[:n]. After a recovery the first block may stand in the
+// writeBlocks writes whole blocks. After a recovery the first one may stand in the
 // file already, synced, with the ring no longer having all of its bytes: it is
 // then the same, and is left alone.
-func (w *pieceWriter) write(n int) error {
-	b := w.staging[:n]
-	if w.recovered {
-		w.recovered = false
+func writeBlocks(f vfs.File, b []byte, at int64, recovered bool) error {
+	if recovered {
 		old := vfs.AlignedBytes(vfs.BlockSize)
-		if got, _ := w.file.ReadAt(old, w.at); got == len(old) && bytes.Equal(old, b[:len(old)]) {
-			b = b[len(old):]
+		if got, _ := f.ReadAt(old, at); got == len(old) && bytes.Equal(old, b[:len(old)]) {
+			b, at = b[len(old):], at+int64(len(old))
 		}
 	}
-	if len(b) > 0 {
-		if _, err := w.file.WriteAt(b, w.at+int64(n-len(b))); err != nil {
-			return w.log.diskError("write segment", err)
-		}
+	if len(b) == 0 {
+		return nil
 	}
+	_, err := f.WriteAt(b, at)
+	return err
+}
+
+// write writes staging[:n].
+func (w *pieceWriter) write(n int) error {
+	if err := writeBlocks(w.file, w.staging[:n], w.at, w.recovered); err != nil {
+		return w.log.diskError("write segment", err)
+	}
+	w.recovered = false
 	w.at += int64(n)
 	w.fill = 0
 	w.log.advance(w.seg, min(w.at, w.limit))
@@ -236,7 +255,7 @@ func (l *Log) passLocked(s *seg, to int64) {
 		if r.spill == nil && (!l.hasUnsynced || r.Pos < l.unsynced) {
 			l.unsynced, l.hasUnsynced = r.Pos, true
 		}
-		l.pending -= int64(r.size)
+		l.pending -= int64(r.unwritten)
 		l.written++
 	}
 }
@@ -336,6 +355,11 @@ func (l *Log) finishSegment(s *seg) error {
 	l.store.diskUsed.Add(int64(len(trailer)))
 	s.written, s.dirty, s.state, s.head = s.size, false, segClosed, nil
 	l.passLocked(s, s.size)
+	for _, o := range l.segs { // what later ones have in their files waited for this one
+		if o.state != segClosed {
+			l.passLocked(o, o.written)
+		}
+	}
 	s.trailer = int64(len(trailer))
 	s.crc = s.builder.ObjectCRC(trailer)
 	s.builder, s.producers = nil, nil

@@ -19,10 +19,13 @@ type record struct {
 	seg     *seg
 	filePos int64 // of the batch in its segment file
 	size    int32
-	maxTS   int64
-	spill   *spillRef // where the bytes are safe when the ring no longer has them
-	done    func(AppendResult)
-	result  AppendResult
+	// unwritten is how many of its bytes the flusher has to write.
+	unwritten int32
+	direct    *direct // on its way to the segment file
+	maxTS     int64
+	spill     *spillRef // where the bytes are safe when the ring no longer has them
+	done      func(AppendResult)
+	result    AppendResult
 }
 
 func (r *record) fileEnd() int64 { return r.filePos + int64(r.size) }
@@ -44,6 +47,12 @@ type seg struct {
 	base, last int64  // last is base-1 while empty
 	size       int64  // bytes appended
 	written    int64  // bytes in the file, a multiple of vfs.BlockSize until closed
+	found      int64  // size of the file that a recovery found
+	made       bool   // the file is there, and its name durable
+	flushing   bool   // a piece is being written to the file
+	directs    int    // batches on their way to the file, see direct.go
+	claim      int64  // with directs: where the blocks of the last of them end
+	reserved   int64  // space reserved for the file; appendMu guards it
 	head       []byte // after recovery: file bytes from written to the first record of the tail
 	dirty      bool   // bytes written since the last sync
 	state      segState
@@ -81,6 +90,7 @@ type Log struct {
 	producers producers
 
 	flushMu sync.Mutex // one writer of segment files at a time
+	directs directQueue
 
 	next atomic.Int64 // log end offset, written under appendMu and mu
 
@@ -96,9 +106,10 @@ type Log struct {
 	start       int64 // log start offset
 	epochs      []segment.EpochStart
 	watchers    []*watching
-	dirty       bool // in the store's dirty set
-	queued      bool // in the store's flush queue
-	closed      bool // deleted or store closed
+	dirty       bool    // in the store's dirty set
+	queued      bool    // in the store's flush queue
+	closed      bool    // deleted or store closed
+	later       []int64 // recovery: bases of open segments behind the one that is read
 	err         error
 	peeked      peeked // see firstSize
 	ahead       readAhead

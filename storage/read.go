@@ -84,9 +84,9 @@ func (l *Log) tailAtLocked(offset int64) (int, bool) {
 // alone. It is called with l.mu, and unlocks it.
 func (l *Log) readTail(i, maxBytes int, minOne bool) (ReadResult, error) {
 	res := ReadResult{FromMemory: true}
-	for ; i < len(l.tail); i++ {
+	for first := i; i < len(l.tail); i++ {
 		r := l.tail[i]
-		if r.Last >= l.hw || !r.inMemory() {
+		if r.Last >= l.hw || !r.inMemory() || i > first && r.Base != l.tail[i-1].Last+1 { // after a recovery files have what lies between
 			break
 		}
 		if res.Size+int(r.size) > maxBytes && !(minOne && res.Size == 0) {

@@ -64,6 +64,9 @@ func (s *Store) recover() error {
 		r.chunk.Release()
 	}
 	for _, l := range s.logs {
+		if err := l.cutGarbage(); err != nil {
+			return fmt.Errorf("recover %s: %w", l.tp, err)
+		}
 		l.producersReady()
 	}
 	return nil
@@ -132,9 +135,12 @@ func (l *Log) recoverFiles() error {
 	sort.Slice(bases, func(i, j int) bool { return bases[i] < bases[j] })
 	for _, base := range bases {
 		var err error
-		if idxs[base] {
+		switch {
+		case idxs[base]:
 			err = l.recoverClosed(base, !logs[base])
-		} else {
+		case len(l.later) > 0 || l.activeLocked() != nil && base > l.next.Load():
+			l.later = append(l.later, base) // the stream has what lies between
+		default:
 			err = l.recoverOpen(base)
 		}
 		if err != nil {
@@ -152,7 +158,7 @@ func (l *Log) recoverClosed(base int64, logGone bool) error {
 	if err != nil {
 		return err
 	}
-	if n := len(l.segs); n > 0 && l.segs[n-1].state != segClosed {
+	if n := len(l.segs); n > 0 && l.segs[n-1].state != segClosed || len(l.later) > 0 {
 		return fmt.Errorf("%w: closed segment %d follows open segment %d", ErrDamaged, base, l.segs[n-1].base)
 	}
 	m := idx.Meta
@@ -201,8 +207,11 @@ func (l *Log) recoverOpen(base int64) error {
 	if n := len(l.segs); n > 0 && base != l.next.Load() {
 		return fmt.Errorf("%w: open segment begins at %d, the log before it ends at %d", ErrDamaged, base, l.next.Load())
 	}
+	if s := l.activeLocked(); s != nil {
+		l.closeSegLocked(s, l.store.opts.Now())
+	}
 	l.next.Store(base)
-	s := &seg{base: base, last: base - 1, maxTS: -1, began: l.store.opts.Now(), builder: segment.NewBuilder(l.tp, base, l.cfg.IndexInterval)}
+	s := &seg{base: base, last: base - 1, maxTS: -1, made: true, began: l.store.opts.Now(), builder: segment.NewBuilder(l.tp, base, l.cfg.IndexInterval)}
 	f, err := l.store.opts.FS.Open(l.logPath(s), vfs.ReadOnly)
 	if err != nil {
 		return err
@@ -231,7 +240,7 @@ func (l *Log) recoverOpen(base int64) error {
 		return err
 	}
 	s.builder.EndSpan()
-	s.size = end
+	s.size, s.found = end, size
 	s.written = end &^ (vfs.BlockSize - 1)
 	if end > s.written {
 		s.head = make([]byte, end-s.written)
@@ -364,7 +373,7 @@ func (r *recovery) openSpills() (out []*spillFile, err error) {
 
 // entry appends one replayed batch to its log, unless the log has it already.
 func (r *recovery) entry(e *wal.Entry, ref *spillRef) error {
-	if e.Kind != wal.KindBatch {
+	if e.Kind != wal.KindBatch && e.Kind != wal.KindRef {
 		return nil
 	}
 	l := r.s.logs[e.TP]
@@ -377,28 +386,49 @@ func (r *recovery) entry(e *wal.Entry, ref *spillRef) error {
 		return nil
 	}
 	if e.Base != l.next.Load() {
-		// Only this partition is refused: it may be one that was being deleted.
-		l.err = fmt.Errorf("%w: %s ends at offset %d but the stream goes on at %d", ErrDamaged, l.tp, l.next.Load(), e.Base)
-		r.s.opts.Logger.Error("partition has a hole", "topic_id", l.tp.Topic.String(), "partition", l.tp.Partition, "err", l.err)
+		l.refuse("partition has a hole", fmt.Errorf("%w: %s ends at offset %d but the stream goes on at %d", ErrDamaged, l.tp, l.next.Load(), e.Base))
 		return nil
 	}
-	h, err := batch.Parse(e.Data)
+	s := l.segmentOf(e)
+	rec := &record{log: l, spill: ref}
+	rec.Entry = *e
+	var at wal.Ref
+	if e.Kind == wal.KindRef {
+		var err error
+		if at, rec.Data, err = l.readRef(s, e); err != nil {
+			l.refuse("partition has a batch that is not in its segment", err)
+			return nil
+		}
+		rec.Kind = wal.KindBatch
+	}
+	if err := r.add(l, s, rec); err != nil {
+		return err
+	}
+	if e.Kind == wal.KindRef && !e.Newest {
+		l.mu.Lock()
+		l.foundLocked(s, &at)
+		l.mu.Unlock()
+	}
+	if !e.InSegment {
+		l.rollReplayed(s)
+	}
+	return l.recoverLater()
+}
+
+// add appends the record to segment s of its log.
+func (r *recovery) add(l *Log, s *seg, rec *record) error {
+	h, err := batch.Parse(rec.Data)
 	if err != nil {
 		return err
 	}
-	rec := &record{log: l, size: int32(len(e.Data)), maxTS: h.MaxTimestamp, spill: ref}
-	rec.Entry = *e
+	rec.size, rec.unwritten, rec.maxTS = int32(len(rec.Data)), int32(len(rec.Data)), h.MaxTimestamp
 	if err := r.keep(rec); err != nil {
 		return err
 	}
-	if ref != nil {
-		ref.file.refs.Add(1)
+	if rec.spill != nil {
+		rec.spill.file.refs.Add(1)
 	}
 	l.mu.Lock()
-	s := l.activeLocked()
-	if s == nil {
-		s = l.newSegLocked(e.Base)
-	}
 	rec.seg, rec.filePos = s, s.size
 	l.tail = append(l.tail, rec)
 	r.s.tailRecords.Add(1)
@@ -406,22 +436,28 @@ func (r *recovery) entry(e *wal.Entry, ref *spillRef) error {
 	l.producers.add(&h, l.producerTime(h))
 	l.settleLocked(rec, h, rec.Data, r.s.opts.Now())
 	l.hw = l.next.Load()
-	l.pending += int64(rec.size)
+	l.pending += int64(rec.unwritten)
 	l.mu.Unlock()
 	r.s.diskUsed.Add(int64(rec.size))
-	r.s.chunks.note(rec.Chunk, l)
-	return l.rollReplayed(s)
+	r.s.memoryRecords.Add(1)
+	r.s.chunks.note(rec.Chunk, l, rec.Pos)
+	return nil
+}
+
+// refuse fails this partition alone: it may be one that was being deleted.
+func (l *Log) refuse(what string, err error) {
+	l.err = err
+	l.store.opts.Logger.Error(what, "topic_id", l.tp.Topic.String(), "partition", l.tp.Partition, "err", err)
 }
 
 // rollReplayed closes a replayed segment that has reached its size, so that a
 // ring larger than a segment does not make an oversized one.
-func (l *Log) rollReplayed(s *seg) error {
+func (l *Log) rollReplayed(s *seg) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s.state == segActive && s.size >= l.cfg.SegmentBytes {
 		l.closeSegLocked(s, l.store.opts.Now())
 	}
-	return nil
 }
 
 // keep copies the batch into pool memory, evicting older batches to disk when

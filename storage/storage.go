@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/cirrolog/cirrolog/storage/ids"
@@ -54,6 +55,8 @@ const (
 	DefaultTailBytes = 256 << 20
 	DefaultReadBytes = 128 << 20
 	DefaultMaxFiles  = 512
+	// DefaultDirectBytes is that of Options.DirectBytes.
+	DefaultDirectBytes = 256 << 10
 )
 
 // Options of a Store; zero values mean the defaults above. FS and Dir are required.
@@ -68,6 +71,9 @@ type Options struct {
 	Prefill int64
 	// TailBytes bounds the memory tail of all partitions.
 	TailBytes int64
+	// DirectBytes is the size from which a batch is written to its segment file
+	// at once, with a reference in the ring; at least 8 KiB. Negative: none is.
+	DirectBytes int64
 	// ReadBytes bounds the buffers of reads from disk.
 	ReadBytes int64
 	// MaxFiles bounds the segment files kept open.
@@ -99,6 +105,11 @@ func (o *Options) setDefaults() error {
 	def(&o.WALSize, DefaultWALSize)
 	def(&o.TailBytes, DefaultTailBytes)
 	def(&o.ReadBytes, DefaultReadBytes)
+	def(&o.DirectBytes, DefaultDirectBytes)
+	if o.DirectBytes < 0 {
+		o.DirectBytes = math.MaxInt64
+	}
+	o.DirectBytes = max(o.DirectBytes, minDirect)
 	if o.MaxFiles == 0 {
 		o.MaxFiles = DefaultMaxFiles
 	}

@@ -26,18 +26,23 @@ type Store struct {
 	pool     *wal.Pool // the memory tail
 	readPool *wal.Pool // buffers of reads from disk
 	files    *fileCache
-	blocks   sync.Pool // *[]byte of two blocks, to peek at headers
-	chunks   chunkQueue
-	dirty    dirtySet
-	aheads   aheadSet
-	ticks    atomic.Uint64 // seconds of the cleaner
+	// directMem is where large batches are put together.
+	directMem directMem
+	noDirect  atomic.Bool // the stream or the file system can't
+	blocks    sync.Pool   // *[]byte of two blocks, to peek at headers
+	chunks    chunkQueue
+	dirty     dirtySet
+	aheads    aheadSet
+	ticks     atomic.Uint64 // seconds of the cleaner
 
 	waits    waits
 	diskUsed atomic.Int64 // bytes of segments, also those still to be written, and spill files
 	spillSeq atomic.Uint64
 	// tailRecords counts the batches in the tails of all logs.
 	tailRecords atomic.Int64
-	cleanAt     atomic.Uint64 // stream position from which the cleaner is woken
+	// memoryRecords counts those that are durable and in memory.
+	memoryRecords atomic.Int64
+	cleanAt       atomic.Uint64 // stream position from which the cleaner is woken
 
 	// mu is taken last: no other lock is taken under it.
 	mu     sync.Mutex
@@ -84,11 +89,13 @@ func Open(opts Options) (*Store, error) {
 		}
 	}
 	stream, err := ring.Open(ring.Options{FS: opts.FS, Path: walPath(opts.Dir), Size: opts.WALSize, DiskID: opts.DiskID,
-		Pool: s.pool, Announce: s.announce, OnFull: s.kickCleaner, Prefill: opts.Prefill})
+		Pool: s.pool, Announce: s.announce, OnFull: s.kickCleaner, CheckRef: s.checkRef, Prefill: opts.Prefill})
 	if err != nil {
 		return nil, err
 	}
-	s.stream, s.capacity = stream, stream.State().Capacity
+	st := stream.State()
+	s.stream, s.capacity = stream, st.Capacity
+	s.noDirect.Store(!st.Refs)
 	if err := s.recover(); err != nil {
 		stream.Close()
 		s.files.closeAll()
@@ -214,6 +221,7 @@ func (l *Log) dropTailLocked() {
 		if r.inMemory() && r.Last < l.hw {
 			r.Chunk.Release()
 			r.Chunk, r.Data = nil, nil
+			l.store.memoryRecords.Add(-1)
 		}
 		if r.spill != nil {
 			r.spill.file.unref(l.store)
@@ -414,6 +422,7 @@ func (s *Store) Close() error {
 	s.wake.Broadcast()
 	s.wg.Wait()
 	err := s.stream.Close()
+	s.directMem.drop()
 	for _, l := range s.Logs() {
 		l.mu.Lock()
 		l.closed = true

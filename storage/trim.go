@@ -20,20 +20,28 @@ type chunkQueue struct {
 type chunkUse struct {
 	chunk *wal.Chunk
 	logs  []*Log
+	last  wal.Pos // of its batches
 }
 
-// note is called in stream order. It reports whether the chunk is a new one.
-func (q *chunkQueue) note(c *wal.Chunk, l *Log) (first bool) {
+// note is called in stream order, with the position of a batch of l in c. It
+// reports whether the chunk is a new one.
+func (q *chunkQueue) note(c *wal.Chunk, l *Log, pos wal.Pos) (first bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := len(q.queue)
-	if n == 0 || q.queue[n-1].chunk != c {
+	var u *chunkUse
+	for i := len(q.queue) - 1; i >= max(len(q.queue)-2, 0); i-- { // of the stream, of large batches
+		if q.queue[i].chunk == c {
+			u = q.queue[i]
+			break
+		}
+	}
+	if u == nil {
 		c.Retain()
-		q.queue = append(q.queue, &chunkUse{chunk: c})
-		n++
+		u = &chunkUse{chunk: c}
+		q.queue = append(q.queue, u)
 		first = true
 	}
-	u := q.queue[n-1]
+	u.last = max(u.last, pos)
 	if k := len(u.logs); k == 0 || u.logs[k-1] != l {
 		u.logs = append(u.logs, l)
 	}
@@ -156,10 +164,15 @@ func (s *Store) clean(staging []byte) error {
 	return st.Err
 }
 
+// memoryHigh reports whether memory must be given back: there is to be room for
+// what comes meanwhile, and no more batches than the heap has room for.
 func (s *Store) memoryHigh() bool {
 	inUse, _, limit := s.pool.Usage()
-	return inUse > limit/4*3
+	return inUse > limit-min(limit/4, maxHeadroom) || s.memoryRecords.Load() > maxRecords/2
 }
+
+// maxHeadroom bounds what is kept free of the memory tail, in bytes.
+const maxHeadroom = 128 << 20
 
 // trim makes everything before target durable outside the ring, then gives
 // back what no log needs, at most up to durable. Both a durable end and a
@@ -175,7 +188,7 @@ func (s *Store) trim(target, durable wal.Pos, staging []byte) error {
 	}
 	defer unlock()
 	least := int64(minSegmentFlush)
-	if s.tailRecords.Load() > s.opts.TailBytes/recordMemory {
+	if s.tailRecords.Load() > min(s.opts.TailBytes/recordMemory, maxRecords) {
 		least = vfs.BlockSize
 	}
 	for _, l := range s.dirty.all() {
@@ -245,7 +258,7 @@ func (l *Log) pendingBefore(pos wal.Pos) int64 {
 		if r.Last >= l.hw || r.Pos >= pos { // the stream sets Pos: looked at when durable
 			break
 		}
-		n += int64(r.size)
+		n += int64(r.unwritten)
 	}
 	return n
 }
@@ -298,16 +311,13 @@ func (s *Store) evictChunk(u *chunkUse, logs map[*Log]bool) error {
 	for l := range logs {
 		l.flushMu.Lock()
 		defer l.flushMu.Unlock()
-		l.mu.Lock()
-		for i, r := range l.tail {
-			if r.Last >= l.hw {
-				break // the stream is putting it into a later chunk
-			}
-			if r.Chunk == u.chunk && r.spill == nil && !(i < l.written && l.readableLocked(r)) {
-				quiet = append(quiet, r)
+		q := l.notInFiles(u)
+		if len(q) > 0 { // what comes before them must not be lost when they are found
+			if err := l.syncFlushed(); err != nil {
+				return err
 			}
 		}
-		l.mu.Unlock()
+		quiet = append(quiet, q...)
 	}
 	if err := s.spill(quiet); err != nil {
 		return err
@@ -315,15 +325,40 @@ func (s *Store) evictChunk(u *chunkUse, logs map[*Log]bool) error {
 	for l := range logs {
 		l.mu.Lock()
 		for _, r := range l.tail {
-			if r.Last < l.hw && r.Chunk == u.chunk {
+			if r.Last >= l.hw || r.Pos > u.last {
+				break
+			}
+			if r.Chunk == u.chunk {
 				r.Chunk, r.Data = nil, nil
 				u.chunk.Release()
+				s.memoryRecords.Add(-1)
 			}
 		}
 		l.popLocked()
 		l.mu.Unlock()
 	}
 	return nil
+}
+
+// notInFiles returns the batches of the chunk that neither segment nor spill file
+// has, with those before them: a recovery reads spill files before the stream.
+func (l *Log) notInFiles(u *chunkUse) (out []*record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := 0
+	for i, r := range l.tail {
+		if r.Last >= l.hw || r.Pos > u.last {
+			break // the stream is putting it into a later chunk
+		}
+		if !r.inMemory() || r.spill != nil || i < l.written && l.readableLocked(r) {
+			continue
+		}
+		out = append(out, r)
+		if r.Chunk == u.chunk {
+			last = len(out)
+		}
+	}
+	return out[:last]
 }
 
 // readableLocked reports whether the record's batch can be read from its
@@ -389,6 +424,9 @@ func (s *Store) compactSpills() error {
 // bytes. When that is more than the memory tail, batches that wait in spill
 // files for the rest of their 64 KiB are written by whole blocks instead.
 const recordMemory = 512
+
+// maxRecords bounds the batches in the tails: they take 256 MiB beside their bytes.
+const maxRecords = 512 << 10
 
 // maxSpills is how many spill files there may be before they are merged.
 const maxSpills = 8

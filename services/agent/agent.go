@@ -175,7 +175,7 @@ func (a *Agent) openMetadata(ctx context.Context) error {
 
 func (a *Agent) openStorage(context.Context) error {
 	s, err := storage.Open(storage.Options{FS: vfs.OS(), Dir: a.cfg.DataDir, DiskID: a.disk.ID(), WALSize: a.cfg.WALSize,
-		Prefill: min(a.cfg.WALSize, 64<<20), TailBytes: a.cfg.MemoryTail, ReadBytes: a.cfg.ReadMemory, DiskBudget: a.cfg.DiskBudget, Logger: a.component("storage"),
+		Prefill: min(a.cfg.WALSize, 64<<20), TailBytes: a.cfg.memoryTail(), ReadBytes: a.cfg.ReadMemory, DiskBudget: a.cfg.DiskBudget, Logger: a.component("storage"),
 		OnFailure: func(err error) { a.fail(err) },
 		OnClosed: func(tp ids.TopicPartition) {
 			if b := a.closed.Load(); b != nil {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
+
 	"github.com/cirrolog/cirrolog/gateway/kafka"
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/services/broker"
@@ -25,7 +27,7 @@ type Config struct {
 	Bucket         string // bucket URL; "": a directory in DataDir
 
 	WALSize     int64 // bytes of the ring
-	MemoryTail  int64 // bytes of the memory tail of all partitions
+	MemoryTail  int64 // bytes of the memory tail of all partitions; 0: an eighth of the memory
 	ReadMemory  int64 // bytes of buffers of reads from SSD
 	CacheSize   int64 // bytes of the block cache on SSD
 	CacheMemory int64 // bytes of memory of the tiered reader
@@ -53,7 +55,7 @@ type Config struct {
 func Default() Config {
 	return Config{
 		DataDir: "data", KafkaAddr: "127.0.0.1:9092", AdminAddr: "127.0.0.1:9644", HTTPAddr: "127.0.0.1:8082",
-		WALSize: 512 << 20, MemoryTail: 256 << 20, ReadMemory: 128 << 20, CacheSize: 10 << 30, CacheMemory: 256 << 20,
+		WALSize: 512 << 20, ReadMemory: 128 << 20, CacheSize: 10 << 30, CacheMemory: 256 << 20,
 		PerPartition: PerPartitionAuto, MeasureInterval: 5 * time.Second, Prices: Prices{Put: 0.005, Get: 0.0004, Storage: 0.023},
 		AutoCreate: true, NumPartitions: 1, ShutdownTimeout: 30 * time.Second,
 		Groups: broker.GroupOptions{Partitions: 50, Config: group.Config{InitialRebalanceDelay: 3 * time.Second, MinSessionTimeout: 6 * time.Second,
@@ -69,6 +71,25 @@ const maxPrice = 1e6
 
 // minCacheMemory is the least that the tiered reader takes: 32 blocks of 4 MiB.
 const minCacheMemory = 128 << 20
+
+// leastTail is the least memory tail that a node takes of itself.
+const leastTail = 256 << 20
+
+// memoryTail is the bound of the memory tail: without a flag an eighth of what
+// the process may use, the control group's limit or the machine's memory.
+func (c *Config) memoryTail() int64 {
+	if c.MemoryTail > 0 {
+		return c.MemoryTail
+	}
+	limit, err := memlimit.FromCgroup()
+	if err != nil {
+		limit, err = memlimit.FromSystem()
+	}
+	if err != nil {
+		return leastTail
+	}
+	return max(int64(limit/8), leastTail)
+}
 
 func (c *Config) bucketURL() string {
 	if c.Bucket == "" {
@@ -109,10 +130,11 @@ func (c *Config) validate() error {
 	if c.NumPartitions < 1 {
 		bad("--num-partitions %d: want 1 or greater", c.NumPartitions)
 	}
-	for flag, v := range map[string]int64{"--wal-size": c.WALSize, "--memory-tail": c.MemoryTail} {
-		if v < 16<<20 {
-			bad("%s %d: want at least 16MiB", flag, v)
-		}
+	if c.WALSize < 16<<20 {
+		bad("--wal-size %d: want at least 16MiB", c.WALSize)
+	}
+	if n := c.MemoryTail; n != 0 && n < 16<<20 {
+		bad("--memory-tail %d: want at least 16MiB, or 0 for an eighth of the memory", n)
 	}
 	if c.CacheMemory < minCacheMemory {
 		bad("--cache-memory %d: want at least 128MiB", c.CacheMemory)

@@ -45,7 +45,7 @@ func (a *app) serveCmd() *cobra.Command {
 	f.StringVar(&cfg.Rack, "rack", cfg.Rack, "rack or zone of this node")
 	f.StringVar(&cfg.Bucket, "bucket", cfg.Bucket, "dir://PATH or s3://BUCKET/PREFIX?endpoint=…&region=…&driver=s3|minio (default: a directory in data-dir)")
 	f.Var((*byteSize)(&cfg.WALSize), "wal-size", "size of a new write-ahead ring")
-	f.Var((*byteSize)(&cfg.MemoryTail), "memory-tail", "memory for the tails of all partitions")
+	f.Var((*byteSize)(&cfg.MemoryTail), "memory-tail", "memory for the newest records of all partitions (0: an eighth of the memory, 256MiB at least)")
 	f.Var((*byteSize)(&cfg.ReadMemory), "read-memory", "memory for reads from disk")
 	f.Var((*byteSize)(&cfg.CacheSize), "cache-size", "disk for blocks of tiered segments")
 	f.Var((*byteSize)(&cfg.CacheMemory), "cache-memory", "memory of the tiered reader")

@@ -101,11 +101,15 @@ func walkRecords(b []byte, n int32) error {
 	return nil
 }
 
-// varint reads a zigzag varint; the fast path is a single byte.
+// varint reads a zigzag varint; the fast paths are one and two bytes.
 func varint(b []byte) (int64, int) {
 	if len(b) > 0 && b[0] < 0x80 {
 		u := uint64(b[0])
 		return int64(u>>1) ^ -int64(u&1), 1
+	}
+	if len(b) > 1 && b[1] < 0x80 {
+		u := uint64(b[0]&0x7f) | uint64(b[1])<<7
+		return int64(u>>1) ^ -int64(u&1), 2
 	}
 	v, n := binary.Varint(b)
 	if n <= 0 {

@@ -12,14 +12,16 @@ import (
 // header, data, zero padding to 8.
 //
 //	 0  kind               u8
-//	 1  reserved           3
+//	 1  flags              u8     1: the segment is known
+//	 2  reserved           2
 //	 4  partition          i32
 //	 8  topic id           16
 //	24  leader epoch       i32
 //	28  data length        u32
 //	32  base offset        i64
 //	40  last offset        i64
-//	48  reserved           12
+//	48  base - segment     u32    base offset of the segment, as a distance
+//	52  reserved           8
 //	60  crc                u32    CRC32C of [0,60) and the first 21 bytes of data
 //
 // A batch carries Kafka's own CRC of everything behind its first 21 bytes, so
@@ -29,6 +31,8 @@ const (
 	EntryHeader = 64
 	entryAlign  = 8
 	entryHead   = 21 // batch.HeadSize; this package is below it
+
+	flagSegment = 1
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -46,6 +50,10 @@ func EncodeEntry(b []byte, e *Entry, dataLen int) {
 	binary.LittleEndian.PutUint32(b[28:], uint32(dataLen))
 	binary.LittleEndian.PutUint64(b[32:], uint64(e.Base))
 	binary.LittleEndian.PutUint64(b[40:], uint64(e.Last))
+	if e.InSegment {
+		b[1] = flagSegment
+		binary.LittleEndian.PutUint32(b[48:], uint32(e.Base-e.Segment))
+	}
 	binary.LittleEndian.PutUint32(b[60:], entryCRC(b, b[EntryHeader:EntryHeader+dataLen]))
 	clear(b[EntryHeader+dataLen : EntrySize(dataLen)])
 }
@@ -74,6 +82,9 @@ func DecodeEntry(b []byte, e *Entry) (size int, err error) {
 	e.Epoch = int32(binary.LittleEndian.Uint32(b[24:]))
 	e.Base = int64(binary.LittleEndian.Uint64(b[32:]))
 	e.Last = int64(binary.LittleEndian.Uint64(b[40:]))
+	if e.InSegment = b[1]&flagSegment != 0; e.InSegment {
+		e.Segment = e.Base - int64(binary.LittleEndian.Uint32(b[48:]))
+	}
 	e.Data = data
 	return min(EntrySize(n), len(b)), nil
 }

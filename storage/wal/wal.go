@@ -47,6 +47,9 @@ const (
 	KindBatch Kind = 1
 	// KindLogStart moves the partition's log start offset to Base. It has no data.
 	KindLogStart Kind = 2
+	// KindRef is a batch whose bytes lie in a segment file, all but those of its
+	// last block: see Ref. Streams of before do not take it: State.Refs tells.
+	KindRef Kind = 3
 )
 
 // Entry is one thing appended. The caller owns it and must not change it
@@ -57,6 +60,18 @@ type Entry struct {
 	Epoch int32
 	// Base and Last are the first and last offset of a batch.
 	Base, Last int64
+	// Segment is the base offset of the segment that the batch belongs to, when
+	// InSegment says that it is known. At most 2^32-1 before Base.
+	Segment   int64
+	InSegment bool
+	// Ready, if not nil, waits until what the entry refers to is durable: the entry
+	// is announced after that, and so is all that is committed with it. Nothing
+	// is written behind it before. Its error poisons the stream. It is called
+	// whatever becomes of the entry, once it was appended.
+	Ready func() error
+	// Newest says in a replay that no commit follows: of what a KindRef entry
+	// refers to only the batch itself was looked at.
+	Newest bool
 	// Data is the batch. Append copies it and sets Data to the stable copy,
 	// which stays valid as long as the caller holds Chunk.
 	Data []byte
@@ -109,6 +124,8 @@ type State struct {
 	// Capacity is how far End may be ahead of Trimmed before Append waits;
 	// 0 means no limit.
 	Capacity int64
+	// Refs tells that the stream takes KindRef.
+	Refs bool
 	// Err is the error that poisoned the stream, or nil.
 	Err error
 }

@@ -11,6 +11,10 @@ import (
 // checkEntry verifies what the entry's own checksum does not cover: a batch
 // behind its first 21 bytes.
 func checkEntry(e *wal.Entry) error {
+	if e.Kind == wal.KindRef {
+		_, err := wal.ParseRef(e.Data)
+		return err
+	}
 	if e.Kind != wal.KindBatch {
 		return nil
 	}
@@ -43,6 +47,9 @@ func (r *Ring) run() {
 			if failed == nil {
 				failed = r.write(c)
 			}
+			if err := c.ready(); err != nil {
+				failed = r.poison(err)
+			}
 			r.finish(c, failed)
 		}
 	}
@@ -60,6 +67,19 @@ func (r *Ring) take() (c *commit, last bool) {
 		r.queue = append(r.queue[:0], r.queue[1:]...)
 	}
 	return c, c == nil && r.closed
+}
+
+// ready waits for what the entries refer to, and returns the first error.
+func (c *commit) ready() (first error) {
+	for _, e := range c.entries {
+		if e.Ready == nil {
+			continue
+		}
+		if err := e.Ready(); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
 }
 
 func (r *Ring) write(c *commit) error {

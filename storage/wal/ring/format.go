@@ -59,7 +59,10 @@ const (
 	magicTrim   = "CIRROTRM"
 	magicCommit = 0x43575243 // "CRWC"
 
-	formatVersion = 1
+	// formatVersion is that of new rings. Version 1 has no references
+	// (wal.KindRef), and gets none: an older program would not see them.
+	formatVersion = 2
+	firstVersion  = 1
 
 	block        = vfs.BlockSize
 	dataStart    = 4 * block
@@ -76,9 +79,10 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func align(n, to int) int { return (n + to - 1) &^ (to - 1) }
 
 type superblock struct {
-	diskID [16]byte
-	key    uint64
-	size   int64
+	diskID  [16]byte
+	key     uint64
+	size    int64
+	version uint32
 }
 
 func (s *superblock) encode(b []byte) {
@@ -95,8 +99,9 @@ func decodeSuper(b []byte) (superblock, error) {
 	if string(b[:8]) != magicSuper {
 		return s, fmt.Errorf("%w: superblock has no magic", wal.ErrDamaged)
 	}
-	if v := binary.LittleEndian.Uint32(b[8:]); v != formatVersion {
-		return s, fmt.Errorf("%w: ring version %d, this program knows %d", wal.ErrVersion, v, formatVersion)
+	s.version = binary.LittleEndian.Uint32(b[8:])
+	if s.version < firstVersion || s.version > formatVersion {
+		return s, fmt.Errorf("%w: ring version %d, this program knows %d to %d", wal.ErrVersion, s.version, firstVersion, formatVersion)
 	}
 	if crc32.Checksum(b[:60], castagnoli) != binary.LittleEndian.Uint32(b[60:]) {
 		return s, fmt.Errorf("%w: superblock checksum", wal.ErrDamaged)

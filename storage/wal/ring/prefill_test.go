@@ -90,7 +90,7 @@ func TestPrefillInBouts(t *testing.T) {
 func TestCommitsPassThePrefill(t *testing.T) {
 	fs := &writesFS{FS: vfs.OS(), slow: 300 * time.Millisecond}
 	_, _, commit := prefilled(t, fs, filepath.Join(t.TempDir(), "ring.wal"), 64<<20, 32<<20) // 128 pieces: 38 s
-	time.Sleep(400 * time.Millisecond)         // the first piece is there
+	time.Sleep(400 * time.Millisecond)                                                       // the first piece is there
 	began := time.Now()
 	for range 50 {
 		commit()

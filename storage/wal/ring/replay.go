@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/storage/wal"
@@ -49,6 +50,9 @@ func (r *Ring) Replay(fn func(*wal.Entry) error) error {
 		}
 		return nil
 	})
+	if err == nil && r.torn != nil {
+		err = r.wipe(*r.torn)
+	}
 	if err != nil {
 		return err
 	}
@@ -99,12 +103,27 @@ func (r *Ring) following(w *window, pos wal.Pos) (h commitHead, entries []wal.En
 			return h, nil, err
 		}
 		entries, broken := r.entriesOf(h, body)
-		if broken == nil {
+		refs := broken == nil && r.hasRefs(entries)
+		if broken == nil && !refs {
 			return h, entries, nil
 		}
 		more, err := r.continues(w, h.end())
 		if err != nil {
 			return h, nil, err
+		}
+		if refs {
+			if body, err = w.at(p, align(h.length, block)); err != nil {
+				return h, nil, err
+			}
+			if entries, broken = r.entriesOf(h, body); broken == nil && (more || r.checkRefs(entries)) {
+				for i := range entries {
+					entries[i].Newest = !more
+				}
+				return h, entries, nil
+			}
+			if !more {
+				r.torn = &p
+			}
 		}
 		if more {
 			return h, nil, fmt.Errorf("%w: commit at position %d (file offset %d of %s) is broken (%w) but the one after it is there", wal.ErrDamaged, p, r.fileOffset(p), r.opts.Path, broken)
@@ -112,6 +131,29 @@ func (r *Ring) following(w *window, pos wal.Pos) (h commitHead, entries []wal.En
 		// Torn: its write never finished, nothing in it was acknowledged.
 	}
 	return h, nil, nil
+}
+
+func (r *Ring) hasRefs(entries []wal.Entry) bool {
+	return r.opts.CheckRef != nil && slices.ContainsFunc(entries, func(e wal.Entry) bool { return e.Kind == wal.KindRef })
+}
+
+// wipe takes a commit back whose references lead nowhere: what they refer to may
+// be removed now, and the next replay would not know that they were torn.
+func (r *Ring) wipe(p wal.Pos) error {
+	if _, err := r.file.WriteAt(vfs.AlignedBytes(block), r.fileOffset(p)); err != nil {
+		return fmt.Errorf("take back the torn commit at %d of %s: %w", p, r.opts.Path, err)
+	}
+	return nil
+}
+
+// checkRefs reports whether what the entries of the last commit refer to is there.
+func (r *Ring) checkRefs(entries []wal.Entry) bool {
+	for i := range entries {
+		if entries[i].Kind == wal.KindRef && r.opts.CheckRef(&entries[i]) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *Ring) fileOffset(p wal.Pos) int64 { return dataStart + int64(p)%r.size }

@@ -30,6 +30,10 @@ type Options struct {
 	Announce wal.Announce
 	// OnFull is called, without locks, when an Append has to wait for Trim.
 	OnFull func()
+	// CheckRef, if not nil, tells whether a KindRef entry refers to what is not
+	// there. Replay asks for those of the last commit: it may have become durable
+	// before what it refers to, and counts as torn then.
+	CheckRef func(*wal.Entry) error
 	// Prefill is how many bytes ahead of the head are zeroed in the background
 	// in the first lap, so that commits never pay for block allocation. 0: none.
 	Prefill int64
@@ -52,6 +56,8 @@ type Ring struct {
 	file vfs.File
 	key  uint64
 	size int64
+	refs bool     // takes wal.KindRef
+	torn *wal.Pos // Replay: a last commit that refers to what is not there
 
 	mu       sync.Mutex
 	open     *commit // takes appends; nil when nothing is pending
@@ -128,7 +134,7 @@ func (r *Ring) create() error {
 	}
 	var key [8]byte
 	rand.Read(key[:])
-	r.key, r.size = binary.LittleEndian.Uint64(key[:]), r.opts.Size
+	r.key, r.size, r.refs = binary.LittleEndian.Uint64(key[:]), r.opts.Size, true
 	sb := superblock{diskID: r.opts.DiskID, key: r.key, size: r.size}
 	b := vfs.AlignedBytes(dataStart)
 	sb.encode(b)
@@ -171,7 +177,7 @@ func (r *Ring) loadHead(b []byte) error {
 	if size, err := r.file.Size(); err != nil || size < dataStart+sb.size {
 		return errors.Join(fmt.Errorf("%w: file has %d bytes, the ring needs %d", wal.ErrDamaged, size, dataStart+sb.size), err)
 	}
-	r.key, r.size = sb.key, sb.size
+	r.key, r.size, r.refs = sb.key, sb.size, sb.version >= formatVersion
 	for i := 1; i <= 2; i++ {
 		slot := b[i*block : i*block+slotSize]
 		n, trim, ok := decodeSlot(slot)
@@ -205,7 +211,7 @@ func (r *Ring) MaxAppend() int {
 func (r *Ring) State() wal.State {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return wal.State{Trimmed: r.trimmed, Durable: r.durable, End: r.end, Capacity: r.size, Err: r.err}
+	return wal.State{Trimmed: r.trimmed, Durable: r.durable, End: r.end, Capacity: r.size, Refs: r.refs, Err: r.err}
 }
 
 // Append implements wal.Stream. The bytes are copied outside the lock.

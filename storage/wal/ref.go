@@ -1,0 +1,58 @@
+package wal
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+)
+
+// Ref is the data of a KindRef entry: where a batch lies in the .log file of
+// its segment. The bytes [From, end) of that file were durable before the entry,
+// end being the last block border at or before the batch's end; what the batch has
+// behind that border is Rest. Little-endian:
+//
+//	 0  position of the batch  i64   in the file
+//	 8  from                   i64   a block border at or before the position
+//	16  size of the batch      u32
+//	20  crc                    u32   CRC32C of [0,20), [24,32) and the rest
+//	24  reserved               8
+//	32  rest                         less than a block
+type Ref struct {
+	Pos, From int64
+	Size      int
+	Rest      []byte
+}
+
+const refHeader = 32
+
+// Append appends the encoded Ref to b.
+func (r *Ref) Append(b []byte) []byte {
+	at := len(b)
+	b = append(b, make([]byte, refHeader)...)
+	binary.LittleEndian.PutUint64(b[at:], uint64(r.Pos))
+	binary.LittleEndian.PutUint64(b[at+8:], uint64(r.From))
+	binary.LittleEndian.PutUint32(b[at+16:], uint32(r.Size))
+	b = append(b, r.Rest...)
+	binary.LittleEndian.PutUint32(b[at+20:], refCRC(b[at:]))
+	return b
+}
+
+func refCRC(b []byte) uint32 {
+	return crc32.Update(crc32.Checksum(b[:20], castagnoli), castagnoli, b[24:])
+}
+
+// ParseRef reads and checks the data of a KindRef entry. Rest aliases b.
+func ParseRef(b []byte) (Ref, error) {
+	if len(b) < refHeader {
+		return Ref{}, fmt.Errorf("reference of %d bytes", len(b))
+	}
+	if refCRC(b) != binary.LittleEndian.Uint32(b[20:]) {
+		return Ref{}, fmt.Errorf("reference checksum")
+	}
+	r := Ref{Pos: int64(binary.LittleEndian.Uint64(b)), From: int64(binary.LittleEndian.Uint64(b[8:])),
+		Size: int(binary.LittleEndian.Uint32(b[16:])), Rest: b[refHeader:]}
+	if r.Pos < 0 || r.From < 0 || r.From > r.Pos || r.Size < len(r.Rest) {
+		return Ref{}, fmt.Errorf("reference to %d bytes at %d, from %d, with %d of them", r.Size, r.Pos, r.From, len(r.Rest))
+	}
+	return r, nil
+}
