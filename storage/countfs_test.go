@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"errors"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 type countingFS struct {
 	vfs.FS
 	reads, writes, syncs atomic.Int64
+	logBytes, ringBytes  atomic.Int64 // written to .log files, to the ring
 	writeTime            time.Duration
 	flipAt               int64 // position in a .log whose byte is read wrong, 0: none
 }
@@ -21,13 +23,13 @@ func (c *countingFS) Open(name string, flag vfs.Flag) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &countingFile{File: f, fs: c, log: strings.HasSuffix(name, ".log")}, nil
+	return &countingFile{File: f, fs: c, log: strings.HasSuffix(name, ".log"), ring: strings.Contains(name, "ring.wal")}, nil
 }
 
 type countingFile struct {
 	vfs.File
-	fs  *countingFS
-	log bool
+	fs        *countingFS
+	log, ring bool
 }
 
 func (f *countingFile) ReadAt(b []byte, at int64) (int, error) {
@@ -41,6 +43,12 @@ func (f *countingFile) ReadAt(b []byte, at int64) (int, error) {
 
 func (f *countingFile) WriteAt(b []byte, at int64) (int, error) {
 	f.fs.writes.Add(1)
+	if f.log {
+		f.fs.logBytes.Add(int64(len(b)))
+	}
+	if f.ring {
+		f.fs.ringBytes.Add(int64(len(b)))
+	}
 	time.Sleep(f.fs.writeTime)
 	return f.File.WriteAt(b, at)
 }
@@ -48,4 +56,12 @@ func (f *countingFile) WriteAt(b []byte, at int64) (int, error) {
 func (f *countingFile) Sync() error {
 	f.fs.syncs.Add(1)
 	return f.File.Sync()
+}
+
+// Reserve implements vfs.Reserver, as far as the file does.
+func (f *countingFile) Reserve(size int64) error {
+	if r, ok := f.File.(vfs.Reserver); ok {
+		return r.Reserve(size)
+	}
+	return errors.ErrUnsupported
 }

@@ -308,10 +308,12 @@ func (s *Store) evictOldest(staging []byte, all bool) (bool, error) {
 
 func (s *Store) evictChunk(u *chunkUse, logs map[*Log]bool) error {
 	var quiet []*record
+	ends := map[*Log]int64{} // u.last's commit may still be announced: what becomes durable meanwhile stays
 	for l := range logs {
 		l.flushMu.Lock()
 		defer l.flushMu.Unlock()
-		q := l.notInFiles(u)
+		q, end := l.notInFiles(u)
+		ends[l] = end
 		if len(q) > 0 { // what comes before them must not be lost when they are found
 			if err := l.syncFlushed(); err != nil {
 				return err
@@ -325,7 +327,7 @@ func (s *Store) evictChunk(u *chunkUse, logs map[*Log]bool) error {
 	for l := range logs {
 		l.mu.Lock()
 		for _, r := range l.tail {
-			if r.Last >= l.hw || r.Pos > u.last {
+			if r.Last >= ends[l] || r.Pos > u.last {
 				break
 			}
 			if r.Chunk == u.chunk {
@@ -342,7 +344,8 @@ func (s *Store) evictChunk(u *chunkUse, logs map[*Log]bool) error {
 
 // notInFiles returns the batches of the chunk that neither segment nor spill file
 // has, with those before them: a recovery reads spill files before the stream.
-func (l *Log) notInFiles(u *chunkUse) (out []*record) {
+// Batches from offset end on were not durable yet.
+func (l *Log) notInFiles(u *chunkUse) (out []*record, end int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	last := 0
@@ -358,7 +361,7 @@ func (l *Log) notInFiles(u *chunkUse) (out []*record) {
 			last = len(out)
 		}
 	}
-	return out[:last]
+	return out[:last], l.hw
 }
 
 // readableLocked reports whether the record's batch can be read from its

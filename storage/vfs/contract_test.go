@@ -257,6 +257,92 @@ func TestContractDirect(t *testing.T) {
 	})
 }
 
+// blocksOf returns the bytes that a file takes on the disk, -1 when they are not known.
+func blocksOf(t testing.TB, fsys vfs.FS, name string) int64 {
+	info, err := fsys.Stat(name)
+	must(t, err)
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return -1
+}
+
+// Reserved space takes room, but is no part of the file; Truncate gives it back.
+func TestContractReserve(t *testing.T) {
+	eachFS(t, func(t *testing.T, fsys vfs.FS, dir string) {
+		name := filepath.Join(dir, "a")
+		f := open(t, fsys, name, vfs.Create)
+		defer f.Close()
+		write(t, f, "hello", 0)
+		r, ok := f.(vfs.Reserver)
+		if !ok {
+			t.Fatal("no Reserver")
+		}
+		err := r.Reserve(1 << 20)
+		if errors.Is(err, errors.ErrUnsupported) {
+			t.Skip("the file system can't reserve space")
+		}
+		must(t, err)
+		must(t, r.Reserve(4096)) // less than there is
+		if got := get(t, fsys, name); got != "hello" {
+			t.Fatalf("%d bytes after Reserve", len(got))
+		}
+		if n := blocksOf(t, fsys, name); n >= 0 && n < 1<<20 {
+			t.Errorf("%d bytes reserved", n)
+		}
+		write(t, f, "far", 10_000)
+		if size, err := f.Size(); size != 10_003 || err != nil {
+			t.Fatalf("size %d, %v", size, err)
+		}
+		must(t, f.Truncate(10_003))
+		if n := blocksOf(t, fsys, name); n >= 1<<20 {
+			t.Errorf("%d bytes are taken after Truncate", n)
+		}
+		if got := get(t, fsys, name); got != "hello"+strings.Repeat("\x00", 9995)+"far" {
+			t.Fatalf("%d bytes, not those written", len(got))
+		}
+	})
+}
+
+func TestMemReserve(t *testing.T) {
+	m := memWithDir(t)
+	m.SetLimit(100_000)
+	wantFree := func(want int64) {
+		t.Helper()
+		if free, _, _ := m.Usage("/data"); free != want {
+			t.Fatalf("free %d, want %d", free, want)
+		}
+	}
+	f := open(t, m, "/data/a", vfs.Create)
+	r := f.(vfs.Reserver)
+	wantErr(t, r.Reserve(100_001), syscall.ENOSPC)
+	wantFree(100_000)
+	must(t, r.Reserve(60_000))
+	wantFree(40_000)
+	must(t, r.Reserve(60_000))
+	wantFree(40_000)
+	other := open(t, m, "/data/b", vfs.Create)
+	write(t, other, strings.Repeat("x", 40_000), 0)
+	_, err := other.WriteAt([]byte("x"), 40_000)
+	wantErr(t, err, syscall.ENOSPC)
+	wantErr(t, r.Reserve(60_001), syscall.ENOSPC)
+	write(t, f, strings.Repeat("y", 60_000), 0) // never finds the disk full
+	_, err = f.WriteAt([]byte("y"), 60_000)
+	wantErr(t, err, syscall.ENOSPC)
+	wantFree(0)
+	must(t, f.Truncate(10_000))
+	wantFree(50_000)
+	must(t, r.Reserve(30_000))
+	wantFree(30_000)
+	must(t, f.Truncate(10_000)) // of the same size
+	wantFree(50_000)
+	must(t, r.Reserve(30_000))
+	must(t, m.Remove("/data/a"))
+	wantFree(30_000)
+	must(t, f.Close())
+	wantFree(60_000)
+}
+
 func TestMemRefusesUnaligned(t *testing.T) {
 	m := memWithDir(t)
 	f := open(t, m, "/data/a", vfs.Create|vfs.Direct)

@@ -22,6 +22,13 @@ func FuzzCommit(f *testing.F) {
 	entry := make([]byte, wal.EntrySize(61))
 	wal.EncodeEntry(entry, &wal.Entry{Kind: wal.KindLogStart, Base: 5, Last: 5}, 0)
 	f.Add(append(bytes.Clone(seed[:commitHeader]), entry[:wal.EntryHeader]...))
+	ref := (&wal.Ref{Pos: 5000, From: 4096, Size: 300_000, Rest: []byte("rest")}).Append(make([]byte, wal.EntryHeader))
+	n := len(ref) - wal.EntryHeader
+	ref = append(ref, make([]byte, wal.EntrySize(n)-len(ref))...)
+	wal.EncodeEntry(ref, &wal.Entry{Kind: wal.KindRef, Base: 5, Last: 5, InSegment: true}, n)
+	h.length = commitHeader + len(ref)
+	h.encode(seed, key)
+	f.Add(append(bytes.Clone(seed[:commitHeader]), ref...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < commitHeader {
 			return
@@ -49,7 +56,7 @@ func FuzzCommit(f *testing.F) {
 		}
 		for i := range entries {
 			e := &entries[i]
-			if e.Pos != h.pos || e.Kind == wal.KindBatch && checkEntry(e) != nil {
+			if e.Pos != h.pos || checkEntry(e) != nil {
 				t.Fatalf("entry %+v", e)
 			}
 		}
