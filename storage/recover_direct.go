@@ -35,19 +35,19 @@ func (l *Log) readRef(s *seg, e *wal.Entry) (ref wal.Ref, b []byte, err error) {
 	if e.Segment != s.base || ref.Pos != s.size {
 		return ref, nil, fmt.Errorf("%w: batch %d is in segment %d at %d, but segment %d ends at %d", ErrDamaged, e.Base, e.Segment, ref.Pos, s.base, s.size)
 	}
-	b, size, err := l.store.refBytes(e, &ref)
+	b, size, err := refBytes(l.store.opts.FS, l.store.opts.Dir, e, &ref)
 	s.found, s.made = max(s.found, size), true
 	return ref, b, err
 }
 
 // refBytes reads and checks the batch that e, with data ref, refers to. size is that
 // of the file.
-func (s *Store) refBytes(e *wal.Entry, ref *wal.Ref) (b []byte, size int64, err error) {
-	path := filepath.Join(s.opts.Dir, logsDir, e.TP.String(), segment.LogName(e.Segment))
+func refBytes(fsys vfs.FS, dir string, e *wal.Entry, ref *wal.Ref) (b []byte, size int64, err error) {
+	path := filepath.Join(dir, logsDir, e.TP.String(), segment.LogName(e.Segment))
 	if !e.InSegment || ref.Size > wal.MaxJumbo {
 		return nil, 0, fmt.Errorf("%w: reference to %d bytes of batch %d of %s", ErrDamaged, ref.Size, e.Base, e.TP)
 	}
-	f, err := s.opts.FS.Open(path, vfs.ReadOnly)
+	f, err := fsys.Open(path, vfs.ReadOnly)
 	if err != nil {
 		return nil, 0, fmt.Errorf("batch %d: %w", e.Base, err)
 	}
@@ -74,14 +74,22 @@ func (s *Store) refBytes(e *wal.Entry, ref *wal.Ref) (b []byte, size int64, err 
 // segment file. The file had its name before: without it the log was removed, or
 // the segment dropped, and the reference is of no use to anybody.
 func (s *Store) checkRef(e *wal.Entry) error {
-	ref, err := wal.ParseRef(e.Data)
-	if err != nil {
-		return err
-	}
-	if _, _, err := s.refBytes(e, &ref); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := ReadRef(s.opts.FS, s.opts.Dir, e); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
+}
+
+// ReadRef returns the batch that e, an entry of the ring of the data directory
+// dir, refers to. The error wraps fs.ErrNotExist when its segment was removed,
+// ErrDamaged when it does not have the batch.
+func ReadRef(fsys vfs.FS, dir string, e *wal.Entry) ([]byte, error) {
+	ref, err := wal.ParseRef(e.Data)
+	if err != nil {
+		return nil, fmt.Errorf("%w: offset %d: %w", ErrDamaged, e.Base, err)
+	}
+	b, _, err := refBytes(fsys, dir, e, &ref)
+	return b, err
 }
 
 // foundLocked marks as written what lies in s's file with the batch added last.

@@ -173,7 +173,7 @@ func (a *app) segmentVerifyCmd() *cobra.Command {
 			rep, err := verifySegment(name, s, bucket == "")
 			v := verified{File: name, Kind: string(rep.Kind), Bytes: s.size, Batches: rep.Batches, Records: rep.Records, Base: rep.Base, Last: rep.Last}
 			if unfinished(name, rep.Kind, err) {
-				v.Note = fmt.Sprintf("ok; the last %d bytes begin a batch that is whole in wal/ only", s.size-rep.LogSize)
+				v.Note = fmt.Sprintf("ok; the last %d bytes begin a batch that is whole with wal/ only", s.size-rep.LogSize)
 				err = nil
 			}
 			if err != nil {

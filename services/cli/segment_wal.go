@@ -2,8 +2,11 @@ package cli
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"path/filepath"
 
 	"github.com/cirrolog/cirrolog/storage"
 	"github.com/cirrolog/cirrolog/storage/batch"
@@ -67,11 +70,21 @@ func dumpWAL(w io.Writer, kind, name string) error {
 	return err
 }
 
-// verifyWAL checks a ring or spill file wholly.
+// verifyWAL checks a ring or spill file wholly, a ring with the batches of the
+// segments beside it that it refers to.
 func verifyWAL(kind, name string) (segment.Report, error) {
 	rep := segment.Report{Kind: segment.Kind(kind), Base: -1, Last: -1}
 	err := scanWAL(kind, name, func(e *wal.Entry, _ int64) error {
-		if h, err := batch.Parse(e.Data); e.Kind == wal.KindBatch && err == nil {
+		b := e.Data
+		if e.Kind == wal.KindRef {
+			var err error
+			if b, err = storage.ReadRef(vfs.OS(), filepath.Dir(filepath.Dir(name)), e); errors.Is(err, fs.ErrNotExist) {
+				return nil // the segment was dropped since
+			} else if err != nil {
+				return err
+			}
+		}
+		if h, err := batch.Parse(b); (e.Kind == wal.KindBatch || e.Kind == wal.KindRef) && err == nil {
 			rep.Batches++
 			rep.Records += int64(h.NumRecords)
 		}
