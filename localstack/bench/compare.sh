@@ -81,7 +81,8 @@ load() { # load SERVER ARGS…
   "$work/wire" kraw -addr 127.0.0.1:$port -pid "$pid" -rounds 1 -warm "$w" "$@"
 }
 
-# pass ROW SERVER: one discarded warm-up, then a measured pass, on stdout.
+# pass ROW SERVER: one discarded warm-up, then a measured pass, on stdout. With 1 MiB
+# batches both are of one size: each server has touched the memory it uses.
 pass() {
   local mib=$((1 << 20)) s=$2
   case $1 in
@@ -115,7 +116,7 @@ pass() {
     esac;;
   *) # a partition's limit above the batch size, as consumers of such batches set it
     start "$s" "$1" "$1"
-    load "$s" -mode produce -parts "$1" -total $((gib * mib * 256)) > /dev/null
+    load "$s" -mode produce -parts "$1" -total $((gib * mib * 1024)) > /dev/null
     load "$s" -mode both -parts "$1" -total $((gib * mib * 1024)) -maxpart $((2 * mib));;
   esac
 }
