@@ -431,5 +431,7 @@ func (s *Store) Close() error {
 		l.mu.Unlock()
 	}
 	s.files.closeAll()
+	s.pool.Close()
+	s.readPool.Close()
 	return err
 }

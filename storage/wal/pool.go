@@ -13,8 +13,8 @@ import (
 // 1 MiB batches in one commit, small enough that the pool has many.
 const ChunkSize = 4 << 20
 
-// hugeFrom is the limit, in bytes, from which a pool asks for huge pages: in a
-// smaller one most chunks are never filled.
+// hugeFrom is the limit, in bytes, from which a pool asks for huge pages, and makes
+// a chunk ready ahead: in a smaller one most chunks are never filled.
 const hugeFrom = 64 << 20
 
 // MaxJumbo bounds a single chunk made for one oversized append.
@@ -58,6 +58,9 @@ type Pool struct {
 	inUse  int64
 	wait   chan struct{} // closed and replaced when memory comes back
 	want   func()        // called without mu when a Get has to wait
+	ahead  bool          // a goroutine makes a chunk ready
+	closed bool
+	wg     sync.WaitGroup
 }
 
 // NewPool returns a pool of at most limit bytes, at least four chunks.
@@ -106,6 +109,7 @@ func (p *Pool) try(need int) (*Chunk, chan struct{}, error) {
 		p.free = p.free[:len(p.free)-1]
 		p.inUse += int64(len(c.B))
 		c.refs.Store(1)
+		p.aheadLocked()
 		return c, nil, nil
 	}
 	for p.mapped+int64(need) > p.limit && len(p.free) > 0 { // make room for a jumbo
@@ -118,18 +122,65 @@ func (p *Pool) try(need int) (*Chunk, chan struct{}, error) {
 	if p.mapped+int64(need) > p.limit && p.inUse > 0 {
 		return nil, p.wait, nil
 	}
-	b, err := unix.Mmap(-1, 0, need, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	c, err := p.mapLocked(need)
 	if err != nil {
-		return nil, nil, fmt.Errorf("map %d bytes for the memory tail: %w", need, err)
+		return nil, nil, err
 	}
-	if need == ChunkSize && p.limit >= hugeFrom {
+	p.inUse += int64(need)
+	c.refs.Store(1)
+	p.aheadLocked()
+	return c, nil, nil
+}
+
+func (p *Pool) mapLocked(size int) (*Chunk, error) {
+	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return nil, fmt.Errorf("map %d bytes for the memory tail: %w", size, err)
+	}
+	if size == ChunkSize && p.limit >= hugeFrom {
 		_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // only a hint
 	}
-	p.mapped += int64(need)
-	p.inUse += int64(need)
-	c := &Chunk{B: b, pool: p}
-	c.refs.Store(1)
-	return c, nil, nil
+	p.mapped += int64(size)
+	return &Chunk{B: b, pool: p}, nil
+}
+
+// aheadLocked has another chunk mapped and touched when none is free: on a virtual
+// machine the first touch of 4 MiB takes up to 10 ms, which an append need not wait.
+func (p *Pool) aheadLocked() {
+	if p.ahead || p.closed || len(p.free) > 0 || p.limit < hugeFrom || p.mapped+ChunkSize > p.limit {
+		return
+	}
+	p.ahead = true
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		p.mu.Lock()
+		c, err := p.mapLocked(ChunkSize)
+		p.mu.Unlock()
+		if err == nil {
+			touch(c.B)
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.ahead = false
+		switch {
+		case err != nil: // whoever needs one will be told
+		case p.closed:
+			p.unmapLocked(c)
+		default:
+			p.freeLocked(c)
+		}
+	}()
+}
+
+// touch makes the kernel give memory for all of b.
+func touch(b []byte) {
+	if unix.Madvise(b, unix.MADV_POPULATE_WRITE) == nil { // since Linux 5.14
+		return
+	}
+	for i := 0; i < len(b); i += unix.Getpagesize() {
+		b[i] = 0
+	}
 }
 
 func (p *Pool) unmapLocked(c *Chunk) {
@@ -143,12 +194,18 @@ func (p *Pool) put(c *Chunk) {
 	p.inUse -= int64(len(c.B))
 	if len(c.B) != ChunkSize {
 		p.unmapLocked(c)
+		close(p.wait)
+		p.wait = make(chan struct{})
 	} else {
-		p.free = append(p.free, c)
+		p.freeLocked(c)
 	}
+	p.mu.Unlock()
+}
+
+func (p *Pool) freeLocked(c *Chunk) {
+	p.free = append(p.free, c)
 	close(p.wait)
 	p.wait = make(chan struct{})
-	p.mu.Unlock()
 }
 
 // Usage returns the bytes in use, the bytes mapped and the limit.
@@ -160,6 +217,10 @@ func (p *Pool) Usage() (inUse, mapped, limit int64) {
 
 // Close unmaps the free chunks; those in use are unmapped never.
 func (p *Pool) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.wg.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.free {
