@@ -233,7 +233,10 @@ func (p *loader) run() {
 }
 
 func (p *loader) send(payload int) {
-	if p.rand.IntN(500) == 0 {
+	switch p.rand.IntN(3000) {
+	case 0: // large enough to be written to its segment at once
+		payload = p.rand.IntN(900 << 10)
+	case 1, 2, 3, 4, 5, 6:
 		payload = p.rand.IntN(100 << 10)
 	}
 	s := p.l.next(p.id, p.rand.IntN(p.l.partitions))
