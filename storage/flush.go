@@ -375,10 +375,11 @@ func (l *Log) finishSegment(s *seg) error {
 }
 
 // releaseSpilledLocked gives up spill files for records whose segment bytes
-// are synced.
+// are synced, and can be read: a small batch shares its span, and the span's
+// checksum, with those behind it, of which the file may not have all yet.
 func (l *Log) releaseSpilledLocked() {
 	for _, r := range l.tail[:l.written] {
-		if r.spill != nil && !r.seg.dirty {
+		if r.spill != nil && !r.seg.dirty && l.readableLocked(r) {
 			r.spill.file.unref(l.store)
 			r.spill = nil
 		}
