@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -77,13 +78,14 @@ func (l *Log) bridgeLocked(r *record, d *direct) bool {
 		if at < d.from {
 			b, at = b[d.from-at:], d.from
 		}
-		d.gap = append([][]byte{b}, d.gap...)
+		d.gap = append(d.gap, b)
 		d.held = append(d.held, q.Chunk)
 	}
 	if n := int64(len(r.seg.head)); n > 0 && at > d.from && at == d.from+n {
-		d.gap = append([][]byte{r.seg.head}, d.gap...)
+		d.gap = append(d.gap, r.seg.head)
 		at, d.recovered = d.from, true
 	}
+	slices.Reverse(d.gap)
 	return at == d.from
 }
 
@@ -92,8 +94,8 @@ func (l *Log) bridgeLocked(r *record, d *direct) bool {
 // room of its own.
 func (l *Log) prepareDirect(ctx context.Context, r *record) error {
 	d := r.direct
-	err := l.directFile(r.seg, d)
-	if err == nil {
+	var err error
+	if d.file, err = l.openToWrite(r.seg); err == nil {
 		err = l.directSpace(r.seg, d)
 	}
 	if err != nil {
@@ -127,30 +129,6 @@ func (l *Log) prepareDirect(ctx context.Context, r *record) error {
 	d.entry = r.Entry
 	d.entry.Kind, d.entry.Data, d.entry.Chunk = wal.KindRef, ref.Append(nil), nil
 	d.entry.Ready = func() error { <-d.done; return d.err }
-	return nil
-}
-
-// directFile opens the segment's file; the first time it makes it, and its name durable.
-func (l *Log) directFile(s *seg, d *direct) error {
-	if !s.made {
-		if err := l.makeDir(); err != nil {
-			return err
-		}
-	}
-	f, err := l.store.files.get(l.logPath(s), true)
-	if err != nil {
-		return err
-	}
-	d.file = f
-	if s.made {
-		return nil
-	}
-	if err := l.store.opts.FS.SyncDir(l.dir()); err != nil {
-		return err
-	}
-	l.mu.Lock()
-	s.made = true
-	l.mu.Unlock()
 	return nil
 }
 

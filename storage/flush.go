@@ -74,7 +74,6 @@ type piece struct {
 	at      int64 // block-aligned file position
 	end     int64 // where the records end
 	closes  bool  // the segment is complete with this piece
-	created bool
 }
 
 // nextPiece picks what to write next. The caller holds flushMu, without which
@@ -90,7 +89,7 @@ func (l *Log) nextPiece(mode flushMode, room int) *piece {
 	if s == nil || s.directs > 0 { // the last of them queues the log again
 		return nil
 	}
-	p := &piece{seg: s, head: s.head, at: s.written, end: s.written + int64(len(s.head)), created: s.written == 0}
+	p := &piece{seg: s, head: s.head, at: s.written, end: s.written + int64(len(s.head))}
 	for _, r := range l.tail[l.written:] {
 		if r.seg != s || r.Last >= l.hw || r.fileEnd()-p.at > int64(room) && len(p.records) > 0 {
 			break
@@ -131,24 +130,11 @@ func (l *Log) flushSegLocked() *seg {
 // writePiece gathers the records into staging and writes it. A record larger
 // than staging is written in several parts.
 func (l *Log) writePiece(p *piece, staging []byte) error {
-	if p.created {
-		if err := l.makeDir(); err != nil {
-			return err
-		}
-	}
-	f, err := l.store.files.get(l.logPath(p.seg), true)
+	f, err := l.openToWrite(p.seg)
 	if err != nil {
 		return l.diskError("open segment", err)
 	}
 	defer l.store.files.put(f)
-	if p.created {
-		if err := l.store.opts.FS.SyncDir(l.dir()); err != nil {
-			return l.diskError("sync directory of segment", err)
-		}
-		l.mu.Lock()
-		p.seg.made = true
-		l.mu.Unlock()
-	}
 	w := &pieceWriter{log: l, seg: p.seg, file: f, staging: staging, at: p.at, limit: p.end, recovered: len(p.head) > 0}
 	w.fill = copy(staging, p.head)
 	open := openSpills{}
@@ -258,6 +244,31 @@ func (l *Log) passLocked(s *seg, to int64) {
 		l.pending -= int64(r.unwritten)
 		l.written++
 	}
+}
+
+// openToWrite opens the segment's file; the first time it makes it, and its name
+// durable. Give it back with files.put.
+func (l *Log) openToWrite(s *seg) (*openFile, error) {
+	l.mu.Lock()
+	made := s.made
+	l.mu.Unlock()
+	if !made {
+		if err := l.makeDir(); err != nil {
+			return nil, err
+		}
+	}
+	f, err := l.store.files.get(l.logPath(s), true)
+	if err != nil || made {
+		return f, err
+	}
+	if err := l.store.opts.FS.SyncDir(l.dir()); err != nil {
+		l.store.files.put(f)
+		return nil, fmt.Errorf("sync directory of segment: %w", err)
+	}
+	l.mu.Lock()
+	s.made = true
+	l.mu.Unlock()
+	return f, nil
 }
 
 func (l *Log) makeDir() error {
