@@ -5,7 +5,7 @@ export PATH := $(BIN):$(PATH)
 GO ?= go
 FUZZTIME ?= 60s
 
-.PHONY: run build test race fuzz crash faults fresh mutants bench bench-cold bench-kafka scale lint deps services-up services-down
+.PHONY: run build test race fuzz crash faults fresh mutants bench bench-cold bench-http bench-kafka scale lint deps services-up services-down
 
 build:
 	$(GO) build -o bin/cirrolog ./services/cirrolog
@@ -53,6 +53,11 @@ bench:
 # bench-cold measures a replay of what is only in the bucket beside plain GETs.
 bench-cold: deps
 	COLD_MIB=1024 COLD_RATE=200 $(GO) test -count=1 -timeout 30m -run TestColdReplay -v ./localstack/e2e
+
+# bench-http measures the HTTP gateway beside the Kafka port of the same node: two
+# minutes.
+bench-http: deps
+	HTTP_SECONDS=$${HTTP_SECONDS:-3} $(GO) test -count=1 -timeout 10m -run TestHTTPBesideKafka -v ./localstack/e2e
 
 bench-kafka: build
 	@./localstack/bench/compare.sh
