@@ -82,16 +82,24 @@ const (
 // recoverLogs reads the files of the logs.
 func recoverLogs(logs []*Log) error {
 	var g errgroup.Group
-	g.SetLimit(recoverers)
+	n := recoverers
 	if len(logs) <= fewLogs {
-		g.SetLimit(1)
+		n = 1
 	}
 	piece := max(len(logs)/(recoverers*8), 1)
+	pieces := make(chan []*Log, len(logs)/piece+1)
 	for part := range slices.Chunk(logs, piece) {
+		pieces <- part
+	}
+	close(pieces)
+	for range n {
 		g.Go(func() error {
-			for _, l := range part {
-				if err := l.recoverFiles(); err != nil {
-					return fmt.Errorf("recover %s: %w", l.tp, err)
+			buf := make([]byte, headBytes)
+			for part := range pieces {
+				for _, l := range part {
+					if err := l.recoverFiles(buf); err != nil {
+						return fmt.Errorf("recover %s: %w", l.tp, err)
+					}
 				}
 			}
 			return nil
@@ -100,48 +108,40 @@ func recoverLogs(logs []*Log) error {
 	return g.Wait()
 }
 
+// headBytes is the size of the buffer that an .idx is read into at a start:
+// enough for those of segments of the usual sizes.
+const headBytes = 256 << 10
+
+// localFiles are the files of one segment.
+type localFiles struct {
+	base     int64
+	log, idx bool
+}
+
 // recoverFiles reads the log's directory: closed segments by their .idx, the
-// others by scanning for their valid prefix.
-func (l *Log) recoverFiles() error {
-	files, err := l.store.opts.FS.List(l.dir())
+// others by scanning for their valid prefix. buf is for its use.
+func (l *Log) recoverFiles(buf []byte) error {
+	dir, err := vfs.OpenDir(l.store.opts.FS, l.dir())
 	if err != nil {
 		return err
 	}
-	logs, idxs := map[int64]bool{}, map[int64]bool{}
+	err = l.recoverDir(dir, buf)
+	return errors.Join(err, dir.Close())
+}
+
+func (l *Log) recoverDir(dir vfs.Dir, buf []byte) error {
+	files, err := l.listFiles(dir)
+	if err != nil {
+		return err
+	}
 	for _, f := range files {
-		base, isIndex, err := segment.ParseName(f.Name())
 		switch {
-		case strings.HasSuffix(f.Name(), ".tmp"):
-			if err := l.store.opts.FS.Remove(filepath.Join(l.dir(), f.Name())); err != nil {
-				return err
-			}
-		case err != nil:
-			return err
-		case isIndex:
-			idxs[base] = true
+		case f.idx:
+			err = l.recoverClosed(dir, f, buf)
+		case len(l.later) > 0 || l.activeLocked() != nil && f.base > l.next.Load():
+			l.later = append(l.later, f.base) // the stream has what lies between
 		default:
-			logs[base] = true
-		}
-	}
-	var bases []int64
-	for b := range logs {
-		bases = append(bases, b)
-	}
-	for b := range idxs {
-		if !logs[b] {
-			bases = append(bases, b)
-		}
-	}
-	sort.Slice(bases, func(i, j int) bool { return bases[i] < bases[j] })
-	for _, base := range bases {
-		var err error
-		switch {
-		case idxs[base]:
-			err = l.recoverClosed(base, !logs[base])
-		case len(l.later) > 0 || l.activeLocked() != nil && base > l.next.Load():
-			l.later = append(l.later, base) // the stream has what lies between
-		default:
-			err = l.recoverOpen(base)
+			err = l.recoverOpen(f.base)
 		}
 		if err != nil {
 			return err
@@ -151,31 +151,60 @@ func (l *Log) recoverFiles() error {
 	return nil
 }
 
+// listFiles returns the segments that have files, by base, and removes
+// unfinished files.
+func (l *Log) listFiles(dir vfs.Dir) ([]localFiles, error) {
+	names, err := dir.Names()
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	files := make([]localFiles, 0, len(names))
+	for _, name := range names {
+		if strings.HasSuffix(name, ".tmp") {
+			if err := l.store.opts.FS.Remove(filepath.Join(l.dir(), name)); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		base, isIndex, err := segment.ParseName(name)
+		if err != nil {
+			return nil, err
+		}
+		if n := len(files); n == 0 || files[n-1].base != base {
+			files = append(files, localFiles{base: base})
+		}
+		f := &files[len(files)-1]
+		f.idx, f.log = f.idx || isIndex, f.log || !isIndex
+	}
+	return files, nil
+}
+
 // recoverClosed adds a segment that has an .idx.
-func (l *Log) recoverClosed(base int64, logGone bool) error {
-	s := &seg{base: base, state: segClosed, logGone: logGone, logRemoved: logGone}
-	idx, n, err := l.readIndex(s)
+func (l *Log) recoverClosed(dir vfs.Dir, f localFiles, buf []byte) error {
+	s := &seg{base: f.base, state: segClosed, logGone: !f.log, logRemoved: !f.log}
+	idx, n, err := l.readIndexIn(dir, s, buf)
 	if err != nil {
 		return err
 	}
 	if n := len(l.segs); n > 0 && l.segs[n-1].state != segClosed || len(l.later) > 0 {
-		return fmt.Errorf("%w: closed segment %d follows open segment %d", ErrDamaged, base, l.segs[n-1].base)
+		return fmt.Errorf("%w: closed segment %d follows open segment %d", ErrDamaged, f.base, l.segs[n-1].base)
 	}
 	m := idx.Meta
-	if m.TP != l.tp || m.Base != base {
+	if m.TP != l.tp || m.Base != f.base {
 		return fmt.Errorf("%w: %s is of %s, base %d", ErrDamaged, l.idxPath(s), m.TP, m.Base)
 	}
 	s.last, s.size, s.written, s.maxTS, s.trailer = m.Last, m.LogSize, m.LogSize, m.MaxTimestamp, n
 	s.crc = idx.ObjectCRC()
-	if !logGone {
-		info, err := l.store.opts.FS.Stat(l.logPath(s))
+	if f.log {
+		size, modified, err := dir.Stat(segment.LogName(f.base))
 		if err != nil {
 			return err
 		}
-		if info.Size() != s.size {
-			return fmt.Errorf("%w: %s has %d bytes, its index says %d", ErrDamaged, l.logPath(s), info.Size(), s.size)
+		if size != s.size {
+			return fmt.Errorf("%w: %s has %d bytes, its index says %d", ErrDamaged, l.logPath(s), size, s.size)
 		}
-		s.closedAt = info.ModTime()
+		s.closedAt = modified
 		l.store.diskUsed.Add(s.size)
 	}
 	l.store.diskUsed.Add(n)
@@ -186,6 +215,18 @@ func (l *Log) recoverClosed(base int64, logGone bool) error {
 	}
 	l.producers.restore(idx.Producers)
 	return nil
+}
+
+// readIndexIn is readIndex by one read into buf. Its checksums tell whether that
+// was all of the file; if it was not, or is damaged, it is read as usual.
+func (l *Log) readIndexIn(dir vfs.Dir, s *seg, buf []byte) (*segment.Index, int64, error) {
+	n, err := dir.Head(segment.IndexName(s.base), buf)
+	if err == nil && n < len(buf) {
+		if idx, err := segment.ParseTrailer(buf[:n]); err == nil {
+			return idx, int64(n), nil
+		}
+	}
+	return l.readIndex(s)
 }
 
 // producerTime is the time of an append that is found after a start. When it
