@@ -40,7 +40,7 @@ func FuzzRecordLines(f *testing.F) {
 	for _, s := range []string{
 		`{"key":"k","value":{"a":[1]},"headers":[{"key":"h","value":"v"},{"key":"n","value":null},{"key":"b","value_base64":"/w=="}],"timestamp":1700000000000}`,
 		"{}\n{\"key\":null}\r\n\n {\"partition\":2}", `{"key_base64":"/wA=","value_base64":"gA=="}`, `{"key":"","value":"\u0000\"\\\n\u2028\ud83d\ude00 é"}`,
-		`{"value":"x","\u0076alue":2}`, `{"value":"\ud800"}`, `{"value":"` + "\ufffd" + `\ufffd"}`, `{"value": -1.5e3 , "offset" : [] }`, `{"headers":[],"timestamp":null,"partition":null}`, `[1]`, `{"a":1}`, "\xff", `{"topic":{"a":"}"},"value":true}`,
+		`{"value":"x","\u0076alue":2}`, `{"value":"\ud800"}`, `{"value":"` + "\ufffd" + `\ufffd"}`, `{"value": -1.5e3 , "offset" : [] }`, `{"headers":[],"timestamp":null,"partition":null}`, `[1]`, `{"a":1}`, "{}\f", "\xff", `{"topic":{"a":"}"},"value":true}`,
 	} {
 		f.Add([]byte(s))
 	}

@@ -240,6 +240,8 @@ func TestBadLines(t *testing.T) {
 		{line: `"x` + "\xff" + `"`, code: 42203},
 		{line: `"x` + "\x00" + `"`, code: 42203},
 		{line: `{"a":1} {"b":2}`, code: 42203},
+		{line: "{}\f", code: 42203},
+		{line: "\u00a0", code: 42203},
 		{line: strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000), code: 42203},
 		{line: `"` + strings.Repeat("x", 1_400_000) + `"`, code: 413},
 		{line: `"` + strings.Repeat("y", 1_100_000) + `"`, code: 413},

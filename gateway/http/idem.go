@@ -201,7 +201,7 @@ func keyedLines(body []byte, records bool, template *kgo.Record, t kadm.TopicDet
 	n := int64(0)
 	for line := range bytes.Lines(body) {
 		n++
-		if line = bytes.TrimSpace(line); len(line) == 0 {
+		if line = trimLine(line); len(line) == 0 {
 			continue
 		}
 		rec := *template

@@ -243,7 +243,7 @@ func (l *lineStream) read(ctx context.Context, in *bufio.Reader) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if line = bytes.TrimSpace(line); len(line) > 0 || long {
+		if line = trimLine(line); len(line) > 0 || long {
 			l.end.Lines++
 			if !l.line(ctx, n, line, long) || l.failed.Load() {
 				return errLine
@@ -304,6 +304,9 @@ func (l *lineStream) keep(line []byte) []byte {
 	return l.block[at:len(l.block):len(l.block)]
 }
 
+// trimLine leaves out what JSON allows around a value.
+func trimLine(line []byte) []byte { return bytes.Trim(line, " \t\r\n") }
+
 // readLine reads up to a newline. The line is valid until the next call. Of a
 // line with more than maxLine bytes nothing is kept.
 func readLine(in *bufio.Reader, scratch *[]byte) (line []byte, long bool, err error) {
@@ -331,7 +334,7 @@ func parseLine(line []byte, records bool, rec *kgo.Record) error {
 	switch {
 	case !utf8.Valid(line):
 		return fail(codeJSON, "The line is not UTF-8.")
-	case !json.Valid(line):
+	case !validJSON(line):
 		return fail(codeJSON, "The line is not one JSON value.")
 	case records:
 		return parseRecord(line, rec)

@@ -67,12 +67,8 @@ func appendString[S string | []byte](b []byte, s S) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')
 	start := 0
-	for i := 0; i < len(s); {
+	for i := plain(s, highBits); i < len(s); i += plain(s[i:], highBits) {
 		c := s[i]
-		if c >= 0x20 && c < utf8.RuneSelf && c != '"' && c != '\\' {
-			i++
-			continue
-		}
 		n, esc := 1, ""
 		switch {
 		case c == '"':
