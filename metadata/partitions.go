@@ -74,7 +74,7 @@ func (s *Store) readPartition(ctx context.Context, tp ids.TopicPartition) (parti
 	it, err := s.row(ctx, partRow(tp))
 	row := partitionRow{Format: formatVersion}
 	if err == nil && it.Revision != 0 {
-		err = decode("row "+it.Key, it.Value, &row)
+		row, err = decodePartition(it.Key, it.Value)
 	}
 	return row, it, err
 }
@@ -86,8 +86,8 @@ func (s *Store) loadPartitions(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%w: row %s: %w", ErrDamaged, it.Key, err)
 		}
-		var row partitionRow
-		if err := decode("row "+it.Key, it.Value, &row); err != nil {
+		row, err := decodePartition(it.Key, it.Value)
+		if err != nil {
 			return err
 		}
 		s.parts.raise(tp, row)

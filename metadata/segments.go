@@ -91,8 +91,8 @@ func parseSegmentRow(it kv.Item) (SegmentRow, error) {
 	if err := id.check(); err != nil || id.row(tp) != it.Key {
 		return bad(errors.New("key is not canonical"))
 	}
-	var v segmentValue
-	if err := decode("row "+it.Key, it.Value, &v); err != nil {
+	v, err := decodeSegment(it.Key, it.Value)
+	if err != nil {
 		return r, err
 	}
 	return SegmentRow{
