@@ -26,6 +26,7 @@ import (
 // gate is a gateway beside an agent in this process.
 type gate struct {
 	t     *testing.T
+	s     *httpgate.Server
 	url   string
 	addr  string
 	kafka string
@@ -64,7 +65,13 @@ func start(t *testing.T, limits httpgate.Limits, options ...func(*agent.Config))
 // startGateway starts a gateway of the brokers at an address.
 func startGateway(t *testing.T, brokers string, limits httpgate.Limits) *gate {
 	t.Helper()
-	s, err := httpgate.New(httpgate.Options{Brokers: []string{brokers}, Limits: limits})
+	return serveGateway(t, httpgate.Options{Brokers: []string{brokers}, Limits: limits}, func(ln net.Listener) net.Listener { return ln })
+}
+
+// serveGateway starts a gateway behind a listener that wrap may replace.
+func serveGateway(t *testing.T, o httpgate.Options, wrap func(net.Listener) net.Listener) *gate {
+	t.Helper()
+	s, err := httpgate.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +80,7 @@ func startGateway(t *testing.T, brokers string, limits httpgate.Limits) *gate {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(ln) }()
+	go func() { served <- s.Serve(wrap(ln)) }()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -84,7 +91,7 @@ func startGateway(t *testing.T, brokers string, limits httpgate.Limits) *gate {
 			t.Error(err)
 		}
 	})
-	return &gate{t: t, url: "http://" + ln.Addr().String(), addr: ln.Addr().String(), kafka: brokers}
+	return &gate{t: t, s: s, url: "http://" + ln.Addr().String(), addr: ln.Addr().String(), kafka: o.Brokers[0]}
 }
 
 func (g *gate) topic(name string, partitions int32) {

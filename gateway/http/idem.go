@@ -36,6 +36,7 @@ type keys struct {
 	s     *Server
 	id    string // of this run of the gateway
 	limit int    // of keys that are remembered
+	now   func() time.Time
 	pids  pids
 	ends  sync.WaitGroup // that are being written
 	runs  sync.WaitGroup // of keyLog
@@ -49,7 +50,7 @@ type keys struct {
 }
 
 func newKeys(s *Server) *keys {
-	k := &keys{s: s, id: rand.Text(), limit: s.limits.MaxKeys, pids: pids{client: s.client}, atWork: map[keyHash]bool{}}
+	k := &keys{s: s, id: rand.Text(), limit: s.limits.MaxKeys, now: time.Now, pids: pids{client: s.client}, atWork: map[keyHash]bool{}}
 	k.ctx, k.stop = context.WithCancel(context.Background())
 	return k
 }
@@ -169,7 +170,7 @@ func (s *Server) produceKeyed(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := &outcome{timestamp: time.Now()}
+	out := &outcome{timestamp: s.keys.now()}
 	if len(req.recs) > 0 {
 		// What has begun goes on when the client is gone: it will ask again.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.limits.DeliveryTime+keyLoad)
@@ -309,7 +310,7 @@ func (k *keys) do(ctx context.Context, req *keyedRequest) (*outcome, error) {
 	var rec *keyRecord
 	var sl *slot
 	if !known {
-		if l.size() >= k.limit {
+		if l.full(k.limit) {
 			return nil, fail(429001, "Too many keys are remembered; try again later, or without a key.")
 		}
 		if rec, e, sl, err = k.begin(ctx, l, req); err != nil {
@@ -335,7 +336,7 @@ func (k *keys) again(ctx context.Context, l *keyLog, req *keyedRequest, e keyEnt
 	if rec.Fingerprint != req.fingerprint {
 		return nil, fail(422, "The %s was used before with another request. Choose a new one.", headerKey)
 	}
-	now := time.Now().UnixMilli()
+	now := k.now().UnixMilli()
 	switch {
 	case e.done >= 0:
 		if _, err := rec.spread(req.recs); err != nil {
@@ -357,7 +358,7 @@ func (k *keys) again(ctx context.Context, l *keyLog, req *keyedRequest, e keyEnt
 // begin gives the records partitions, producer id and sequences and stores
 // that under the key. It returns no record if somebody else has the key.
 func (k *keys) begin(ctx context.Context, l *keyLog, req *keyedRequest) (*keyRecord, keyEntry, *slot, error) {
-	now := time.Now().UnixMilli()
+	now := k.now().UnixMilli()
 	h := hashKey(req.key)
 	n := int32(len(req.topic.Partitions))
 	rec := &keyRecord{State: keyBegin, At: now, Gateway: k.id, Fingerprint: req.fingerprint, Topic: req.topic.Topic,
@@ -518,7 +519,7 @@ func (k *keys) end(l *keyLog, req *keyedRequest, end *keyRecord, sl *slot) {
 	defer k.unclaim(hashKey(req.key))
 	ctx, cancel := context.WithTimeout(context.Background(), k.s.limits.DeliveryTime+deliverySlack)
 	defer cancel()
-	end.At = time.Now().UnixMilli()
+	end.At = k.now().UnixMilli()
 	if _, err := l.write(ctx, req.key, end); err != nil {
 		k.s.log.Warn("the outcome of a request with an idempotency key is not stored; a retry finds it out again", "err", err)
 		return

@@ -24,27 +24,9 @@ import (
 func (g *gate) second(o httpgate.Options) *gate {
 	g.t.Helper()
 	o.Brokers = []string{g.kafka}
-	s, err := httpgate.New(o)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(ln) }()
-	g.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := s.Shutdown(ctx); err != nil {
-			g.t.Errorf("shut down: %v", err)
-		}
-		if err := <-served; err != nil {
-			g.t.Error(err)
-		}
-	})
-	return &gate{t: g.t, url: "http://" + ln.Addr().String(), addr: ln.Addr().String(), kafka: g.kafka, admin: g.admin}
+	at := serveGateway(g.t, o, func(ln net.Listener) net.Listener { return ln })
+	at.admin = g.admin
+	return at
 }
 
 // ask posts again while another request with the key is at work.
@@ -308,4 +290,74 @@ func TestKeysSlots(t *testing.T) {
 	if total != 300 || cut.cuts.Load() == 0 {
 		t.Errorf("%d records, %d cuts", total, cut.cuts.Load())
 	}
+}
+
+// keyClock is the time of the idempotency keys of some gateways; it stands still.
+type keyClock struct{ ms atomic.Int64 }
+
+func (c *keyClock) now() time.Time          { return time.UnixMilli(c.ms.Load()) }
+func (c *keyClock) advance(d time.Duration) { c.ms.Add(d.Milliseconds()) }
+
+// TestKeysExpire: a key is answered from the store for 24 h and is new a
+// millisecond later, in every gateway; memory is kept for those that count.
+func TestKeysExpire(t *testing.T) {
+	const path = "/api/v1/topics/aged/messages"
+	const limit = 6
+	g := start(t, httpgate.Limits{MaxKeys: limit})
+	g.topic("aged", 1)
+	var clock keyClock
+	clock.ms.Store(time.Now().Add(-60 * time.Hour).UnixMilli()) // brokers refuse what is of the future
+	g.s.SetKeyClock(clock.now)
+	// expect asks until the answer comes from the store, or as long as it does not.
+	expect := func(g *gate, key, body string, offset int, replayed bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			status, answer, h := g.ask(path, body, keyHeader, key)
+			if status != 200 || !strings.Contains(answer, fmt.Sprintf(`"offset":%d,`, offset)) {
+				t.Fatalf("%s: %d %s, want offset %d", key, status, answer, offset)
+			}
+			if got := h.Get("Idempotency-Replayed") == "true"; got == replayed {
+				return
+			}
+			if !replayed || time.Now().After(deadline) {
+				t.Fatalf("%s: replayed %v", key, !replayed)
+			}
+		}
+	}
+	remembered := func(want int) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); g.s.RememberedKeys() != want; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d keys are remembered, want %d", g.s.RememberedKeys(), want)
+			}
+		}
+	}
+	for i := range 4 {
+		expect(g, fmt.Sprint("old-", i), "old", i, false)
+		expect(g, fmt.Sprint("old-", i), "old", i, true) // its end is stored
+	}
+	clock.advance(23 * time.Hour)
+	expect(g, "young", "young", 4, false)
+	expect(g, "young", "young", 4, true)
+	clock.advance(time.Hour)
+	expect(g, "old-0", "old", 0, true)
+	g.want(422, `"error_code":422`, "POST", path, "other", keyHeader, "old-1")
+	clock.advance(time.Millisecond)
+	expect(g, "old-0", "old", 5, false)
+	expect(g, "old-1", "other", 6, false)
+	expect(g, "young", "young", 4, true)
+	remembered(3) // old-2 and old-3 are gone though nobody asked for them
+	fresh := g.second(httpgate.Options{Limits: httpgate.Limits{MaxKeys: limit}})
+	fresh.s.SetKeyClock(clock.now)
+	expect(fresh, "old-0", "old", 5, true)
+	expect(fresh, "young", "young", 4, true)
+	expect(fresh, "old-2", "old", 7, false)
+	for i := range limit - 4 {
+		expect(g, fmt.Sprint("more-", i), "more", 8+i, false)
+	}
+	remembered(limit)
+	g.want(429, "429001", "POST", path, "x", keyHeader, "too-many")
+	clock.advance(24*time.Hour + time.Millisecond)
+	expect(g, "old-0", "old", 10, false) // there is room at once
+	remembered(1)
 }

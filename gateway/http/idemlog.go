@@ -23,6 +23,7 @@ const (
 	keyLifetime   = 24 * time.Hour // also how long brokers remember a producer id
 	keyMargin     = time.Hour      // in which an unfinished key is not tried any more, for clocks that differ
 	keySweep      = 10 * time.Minute
+	keySweepFull  = 10 * time.Second // while there is no room for a key
 	keyLoad       = 20 * time.Second // a request waits for the topic to be read
 )
 
@@ -114,6 +115,7 @@ type keyLog struct {
 
 	mu    sync.Mutex
 	index keyIndex
+	swept time.Time
 	next  map[int32]int64 // offsets up to which index has been told
 	moved chan struct{}   // closed when next moves
 }
@@ -136,7 +138,7 @@ func openKeyLog(ctx context.Context, s *Server) (*keyLog, error) {
 	if len(sp.end) < keyPartitions {
 		return nil, fmt.Errorf("topic %s has %d partitions, not %d: %w", KeyTopic, len(sp.end), keyPartitions, kerr.InvalidPartitions)
 	}
-	l := &keyLog{s: s, loaded: sp.end, index: keyIndex{}, next: first, moved: make(chan struct{})}
+	l := &keyLog{s: s, loaded: sp.end, index: keyIndex{}, swept: s.keys.now(), next: first, moved: make(chan struct{})}
 	at := map[int32]kgo.Offset{}
 	for p, o := range first {
 		at[p] = kgo.NewOffset().At(o)
@@ -153,7 +155,7 @@ func openKeyLog(ctx context.Context, s *Server) (*keyLog, error) {
 
 func (l *keyLog) run() {
 	defer l.cl.Close()
-	for swept := time.Now(); ; {
+	for {
 		poll, cancel := context.WithTimeout(l.ctx, keySweep)
 		fetches := l.cl.PollRecords(poll, 1000)
 		cancel()
@@ -168,10 +170,7 @@ func (l *keyLog) run() {
 			}
 		}
 		l.apply(fetches.Records())
-		if time.Since(swept) > keySweep {
-			swept = time.Now()
-			l.sweep(swept.UnixMilli())
-		}
+		l.sweep()
 	}
 }
 
@@ -193,12 +192,22 @@ func (l *keyLog) apply(recs []*kgo.Record) {
 	l.moved = make(chan struct{})
 }
 
-// sweep forgets expired keys.
-func (l *keyLog) sweep(now int64) {
+// sweep forgets expired keys from time to time.
+func (l *keyLog) sweep() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.sweepLocked(keySweep)
+}
+
+// sweepLocked is sweep if the last one was longer ago than every.
+func (l *keyLog) sweepLocked(every time.Duration) {
+	now := l.s.keys.now()
+	if now.Sub(l.swept) <= every {
+		return
+	}
+	l.swept = now
 	for h, e := range l.index {
-		if e.expired(now) {
+		if e.expired(now.UnixMilli()) {
 			delete(l.index, h)
 		}
 	}
@@ -209,13 +218,17 @@ func (l *keyLog) lookup(h keyHash) (keyEntry, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e, ok := l.index[h]
-	return e, ok && !e.expired(time.Now().UnixMilli())
+	return e, ok && !e.expired(l.s.keys.now().UnixMilli())
 }
 
-func (l *keyLog) size() int {
+// full tells whether there is no room for another key; expired ones give way.
+func (l *keyLog) full(limit int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.index)
+	if len(l.index) >= limit {
+		l.sweepLocked(keySweepFull)
+	}
+	return len(l.index) >= limit
 }
 
 // wait returns when the index has been told of all offsets in front of those of
