@@ -1,0 +1,6 @@
+//go:build !race
+
+package httpgate_test
+
+// underRace says that the race detector is on, which allocates too.
+const underRace = false
