@@ -152,3 +152,15 @@ func TestRawCosts(t *testing.T) {
 	c.check("reads and writes of HTTP connections per request", got.http, 3.1)
 	c.check("reads and writes of broker connections per request", got.kafka, 2.1)
 }
+
+// A page costs the batches that it is in, not all that one fetch brings.
+func TestPageCosts(t *testing.T) {
+	if underRace {
+		t.Skip("the race detector drops what is pooled, so requests allocate more")
+	}
+	const lines = 60_000
+	c := newCosts(t, ndjson, testLines(lines), fmt.Sprintf(`{"done":true,"lines":%d,"produced":%d,"failed":0}`+"\n\r\n0\r\n\r\n", lines, lines))
+	c.request, c.end = []byte("GET /api/v1/topics/cost/messages?limit=10 HTTP/1.1\r\nHost: x\r\n\r\n"), []byte(`"more":true}`+"\n")
+	got := c.of(50, 1)
+	c.check("MB allocated per page", got.bytes/1e6, 3)
+}

@@ -2,6 +2,7 @@ package httpgate
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -79,11 +80,19 @@ type chunk struct {
 	err        error
 }
 
+// bounds of a fetch. A partition gives no more batches when it has so many
+// records or bytes of them; zeros: all that came.
+type bounds struct {
+	answer  int64 // bytes that the brokers send; a larger first batch comes as a whole
+	records int
+	size    int64
+}
+
 // fetch reads once from each of the partitions of at (partition to offset),
-// size bytes in all or one batch, and waits up to wait if there is nothing.
+// within b, and waits up to wait if there is nothing.
 // What a broker says of a partition is in its chunk. Order names the
 // partitions; those in front are read first.
-func fetch(ctx context.Context, cl *kgo.Client, t kadm.TopicDetail, order []int32, at map[int32]int64, size int64, wait time.Duration) ([]chunk, error) {
+func fetch(ctx context.Context, cl *kgo.Client, t kadm.TopicDetail, order []int32, at map[int32]int64, b bounds, wait time.Duration) ([]chunk, error) {
 	byLeader := map[int32]*kmsg.FetchRequest{}
 	var leaders []int32
 	for _, p := range order {
@@ -94,7 +103,7 @@ func fetch(ctx context.Context, cl *kgo.Client, t kadm.TopicDetail, order []int3
 		req := byLeader[leader]
 		if req == nil {
 			req = kmsg.NewPtrFetchRequest()
-			req.MinBytes, req.MaxBytes, req.SessionEpoch = 1, int32(size), -1
+			req.MinBytes, req.MaxBytes, req.SessionEpoch = 1, int32(b.answer), -1
 			topic := kmsg.NewFetchRequestTopic()
 			topic.Topic, topic.TopicID = t.Topic, t.ID
 			req.Topics = append(req.Topics, topic)
@@ -102,7 +111,7 @@ func fetch(ctx context.Context, cl *kgo.Client, t kadm.TopicDetail, order []int3
 			leaders = append(leaders, leader)
 		}
 		part := kmsg.NewFetchRequestTopicPartition()
-		part.Partition, part.FetchOffset, part.PartitionMaxBytes = p, at[p], int32(size)
+		part.Partition, part.FetchOffset, part.PartitionMaxBytes = p, at[p], int32(b.answer)
 		req.Topics[0].Partitions = append(req.Topics[0].Partitions, part)
 	}
 	results := make([][]chunk, len(leaders))
@@ -111,7 +120,7 @@ func fetch(ctx context.Context, cl *kgo.Client, t kadm.TopicDetail, order []int3
 	for i, leader := range leaders {
 		req := byLeader[leader]
 		req.MaxWaitMillis = int32(wait.Milliseconds())
-		wg.Go(func() { results[i], errs[i] = fetchFrom(ctx, cl, leader, req, t.Topic, at) })
+		wg.Go(func() { results[i], errs[i] = fetchFrom(ctx, cl, leader, req, at, b) })
 	}
 	wg.Wait()
 	var all []chunk
@@ -122,7 +131,7 @@ func fetch(ctx context.Context, cl *kgo.Client, t kadm.TopicDetail, order []int3
 }
 
 // fetchFrom makes one request to one broker.
-func fetchFrom(ctx context.Context, cl *kgo.Client, leader int32, req *kmsg.FetchRequest, topic string, at map[int32]int64) ([]chunk, error) {
+func fetchFrom(ctx context.Context, cl *kgo.Client, leader int32, req *kmsg.FetchRequest, at map[int32]int64, b bounds) ([]chunk, error) {
 	resp, err := cl.Broker(int(leader)).RetriableRequest(ctx, req)
 	if err != nil {
 		return nil, err
@@ -142,10 +151,49 @@ func fetchFrom(ctx context.Context, cl *kgo.Client, leader int32, req *kmsg.Fetc
 	for i := range f.Topics {
 		for j := range f.Topics[i].Partitions {
 			p := &f.Topics[i].Partitions[j]
-			o := kgo.ProcessFetchPartitionOpts{KeepControlRecords: true, Offset: at[p.Partition], Topic: topic, Partition: p.Partition}
-			got, next := kgo.ProcessFetchPartition(o, p, unpack, nil)
-			out = append(out, chunk{p.Partition, got.Records, next, p.LogStartOffset, p.HighWatermark, got.Err})
+			o := kgo.ProcessFetchPartitionOpts{KeepControlRecords: true, Offset: at[p.Partition], Topic: req.Topics[0].Topic, Partition: p.Partition}
+			out = append(out, b.decode(o, p, unpack))
 		}
 	}
 	return out, nil
 }
+
+// decode takes a partition's batches one by one, because a page may need only
+// the first of them. An error behind others is left to the next fetch.
+func (b bounds) decode(o kgo.ProcessFetchPartitionOpts, p *kmsg.FetchResponseTopicPartition, unpack kgo.Decompressor) chunk {
+	c := chunk{partition: p.Partition, next: o.Offset, first: p.LogStartOffset, end: p.HighWatermark}
+	one, rest, from, size := *p, p.RecordBatches, o.Offset, int64(0)
+	for {
+		n := batchEnd(rest)
+		one.RecordBatches, rest = rest[:n], rest[n:]
+		got, next := kgo.ProcessFetchPartition(o, &one, unpack, nil)
+		if got.Err != nil {
+			if c.next == from {
+				c.err = got.Err
+			}
+			return c
+		}
+		c.records, c.next, o.Offset = append(c.records, got.Records...), next, next
+		for _, rec := range got.Records {
+			size += recordSize(rec)
+		}
+		if len(rest) == 0 || b.records > 0 && len(c.records) >= b.records || b.size > 0 && size >= b.size {
+			return c
+		}
+	}
+}
+
+// batchEnd returns the length of the first batch, or of all if it is cut.
+func batchEnd(batches []byte) int {
+	const head = 12 // offset and length in front of the bytes that are counted
+	if len(batches) < head {
+		return len(batches)
+	}
+	if n := int64(binary.BigEndian.Uint32(batches[8:])) + head; n < int64(len(batches)) {
+		return int(n)
+	}
+	return len(batches)
+}
+
+// recordSize is what a record counts of max_bytes.
+func recordSize(r *kgo.Record) int64 { return int64(len(r.Key) + len(r.Value) + 64) }

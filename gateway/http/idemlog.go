@@ -282,7 +282,7 @@ func (l *keyLog) read(ctx context.Context, key string, offset int64) (*keyRecord
 	defer l.s.fetchers.put(cl)
 	p := hashKey(key).partition()
 	for ctx.Err() == nil {
-		chunks, err := fetch(ctx, cl, t, []int32{p}, map[int32]int64{p: offset}, 1, time.Second)
+		chunks, err := fetch(ctx, cl, t, []int32{p}, map[int32]int64{p: offset}, bounds{answer: 1}, time.Second)
 		if err != nil {
 			return nil, err
 		}

@@ -329,7 +329,7 @@ func (s *Server) readSpan(ctx context.Context, sp *span, limit int, size int64, 
 		if waiting {
 			poll = max(0, time.Until(until))
 		}
-		chunks, err := fetch(ctx, cl, sp.detail, order, sp.next, fetchBytes, poll)
+		chunks, err := fetch(ctx, cl, sp.detail, order, sp.next, bounds{fetchBytes, limit - len(recs), size}, poll)
 		if err != nil && ctx.Err() != nil {
 			break // what is there is the answer; the cursor tells where it ends
 		}
@@ -361,7 +361,7 @@ func (sp *span) take(c chunk, recs []*kgo.Record, limit int, size int64) ([]*kgo
 		}
 		if sp.next[rec.Partition] = rec.Offset + 1; !rec.Attrs.IsControl() {
 			recs = append(recs, rec)
-			size -= int64(len(rec.Key) + len(rec.Value) + 64)
+			size -= recordSize(rec)
 		}
 	}
 	sp.next[c.partition] = max(sp.next[c.partition], c.next)

@@ -411,7 +411,7 @@ func (t *tail) fetch(cl *kgo.Client, order []int32) error {
 	}
 	ctx, cancel := context.WithTimeout(t.ctx, t.s.limits.StallTime)
 	defer cancel()
-	chunks, err := fetch(ctx, cl, detail, order, t.next, fetchBytes, time.Second)
+	chunks, err := fetch(ctx, cl, detail, order, t.next, bounds{answer: fetchBytes}, time.Second)
 	if err != nil {
 		return err
 	}
