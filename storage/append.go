@@ -70,7 +70,7 @@ func (l *Log) appendBatch(ctx context.Context, b []byte, h batch.Header, opts Ap
 		return err
 	}
 	r.Entry = wal.Entry{TP: l.tp, Kind: wal.KindBatch, Epoch: opts.Epoch, Base: base, Last: h.LastOffset(), Data: b, Owner: r}
-	r.result.Base, r.result.Last, r.maxTS = base, r.Last, h.MaxTimestamp
+	r.result.Base, r.result.Last, r.maxTS, r.crc = base, r.Last, h.MaxTimestamp, h.CRC
 	rolled, err := l.place(r, now)
 	if err != nil {
 		return err
@@ -170,6 +170,7 @@ func (l *Log) place(r *record, now time.Time) (rolled bool, err error) {
 	}
 	r.seg, r.filePos = s, s.size
 	r.Segment, r.InSegment = s.base, true
+	r.FilePos, r.HasPos = s.size, true
 	l.tail = append(l.tail, r)
 	l.store.tailRecords.Add(1)
 	l.dirtyLocked()

@@ -114,12 +114,17 @@ func (w *world) append(m *model, size int) {
 // appendAs appends one batch of one to four records to m.
 func (w *world) appendAs(m *model, size int, cfg storage.LogConfig) {
 	w.t.Helper()
+	w.appendBatch(m, 1+w.rng.IntN(4), size, w.rng.Uint64N(1000), cfg)
+}
+
+// appendBatch appends a batch of n records made from seed.
+func (w *world) appendBatch(m *model, n, size int, seed uint64, cfg storage.LogConfig) {
+	w.t.Helper()
 	l, err := w.store.Create(m.tp, cfg, 0)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	n := 1 + w.rng.IntN(4)
-	b := makeBatch(n, size, w.rng.Uint64N(1000))
+	b := makeBatch(n, size, seed)
 	s := sent{base: m.tried, last: m.tried + int64(n) - 1}
 	if k := len(m.batches); k > 0 {
 		s.seq = m.batches[k-1].seq + int32(m.batches[k-1].last-m.batches[k-1].base) + 1

@@ -95,7 +95,7 @@ func (l *Log) bridgeLocked(r *record, d *direct) bool {
 func (l *Log) prepareDirect(ctx context.Context, r *record) error {
 	d := r.direct
 	var err error
-	if d.file, err = l.openToWrite(r.seg); err == nil {
+	if d.file, err = l.openToWrite(r.seg, true); err == nil {
 		err = l.directSpace(r.seg, d)
 	}
 	if err != nil {
@@ -125,7 +125,7 @@ func (l *Log) prepareDirect(ctx context.Context, r *record) error {
 	r.Data, r.Chunk = c.B[at-int(r.size):at:at], c
 	d.data = c.B[off : off+int(d.end-d.from)]
 	d.done = make(chan struct{})
-	ref := wal.Ref{Pos: r.filePos, From: d.from, Size: int(r.size), Rest: r.Data[d.end-r.filePos:]}
+	ref := wal.Ref{Pos: r.filePos, From: d.from, Size: int(r.size), Rest: r.Data[d.end-r.filePos:], BatchCRC: r.crc, HasCRC: true}
 	d.entry = r.Entry
 	d.entry.Kind, d.entry.Data, d.entry.Chunk = wal.KindRef, ref.Append(nil), nil
 	d.entry.Ready = func() error { <-d.done; return d.err }

@@ -224,7 +224,8 @@ func TestDropRemovesLogFirst(t *testing.T) {
 	var mu sync.Mutex
 	var removed []string
 	mem.OnOp(func(e vfs.Event) {
-		if e.Kind == vfs.EventRemove && e.Phase == vfs.Before {
+		away := e.Kind == vfs.EventRename && strings.Contains(e.NewPath, "/recycled/")
+		if (e.Kind == vfs.EventRemove || away) && e.Phase == vfs.Before {
 			mu.Lock()
 			removed = append(removed, filepath.Base(e.Path))
 			mu.Unlock()

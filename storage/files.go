@@ -80,13 +80,13 @@ func (c *fileCache) put(f *openFile) {
 }
 
 // remove forgets name, so that a later get opens it anew; users go on with
-// their handle.
-func (c *fileCache) remove(name string) {
+// their handle. It reports whether there are any.
+func (c *fileCache) remove(name string) (busy bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := c.files[name]
 	if f == nil {
-		return
+		return false
 	}
 	delete(c.files, name)
 	f.gone = true
@@ -95,6 +95,7 @@ func (c *fileCache) remove(name string) {
 		f.elem = nil
 		f.File.Close()
 	}
+	return f.refs > 0
 }
 
 // open returns the number of open files.

@@ -130,7 +130,7 @@ func (l *Log) flushSegLocked() *seg {
 // writePiece gathers the records into staging and writes it. A record larger
 // than staging is written in several parts.
 func (l *Log) writePiece(p *piece, staging []byte) error {
-	f, err := l.openToWrite(p.seg)
+	f, err := l.openToWrite(p.seg, false)
 	if err != nil {
 		return l.diskError("open segment", err)
 	}
@@ -234,8 +234,9 @@ func (l *Log) passLocked(s *seg, to int64) {
 	for l.written < len(l.tail) {
 		r := l.tail[l.written]
 		// The last batch of an active segment stays unwritten by this count, so
-		// that ring or spill file always tell how far the log must reach.
-		if r.seg != s || r.fileEnd() > to || r.fileEnd() == to && s.state == segActive {
+		// that ring or spill file always tell how far the log must reach. That of
+		// one of used blocks does so until the file has its size.
+		if r.seg != s || r.fileEnd() > to || r.fileEnd() == to && (s.state == segActive || s.reused && s.state == segClosing) {
 			return
 		}
 		if r.spill == nil && (!l.hasUnsynced || r.Pos < l.unsynced) {
@@ -246,15 +247,20 @@ func (l *Log) passLocked(s *seg, to int64) {
 	}
 }
 
-// openToWrite opens the segment's file; the first time it makes it, and its name
-// durable. Give it back with files.put.
-func (l *Log) openToWrite(s *seg) (*openFile, error) {
+// openToWrite opens the segment's file; the first time it makes it, of used blocks
+// if there are any and much is to come, and its name durable. Give it back with files.put.
+func (l *Log) openToWrite(s *seg, much bool) (*openFile, error) {
 	l.mu.Lock()
 	made := s.made
 	l.mu.Unlock()
 	if !made {
 		if err := l.makeDir(); err != nil {
 			return nil, err
+		}
+		if much {
+			if err := l.reuseFile(s); err != nil {
+				return nil, err
+			}
 		}
 	}
 	f, err := l.store.files.get(l.logPath(s), true)
@@ -293,6 +299,8 @@ func (l *Log) diskError(what string, err error) error {
 func (s *Store) diskError(err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
 		s.noSpace.Store(&noSpace{time.Now(), err})
+		for s.recycled.drop() {
+		}
 	} else {
 		s.fail(err)
 	}
@@ -361,6 +369,9 @@ func (l *Log) finishSegment(s *seg) error {
 	l.mu.Unlock()
 	if err := writeFile(l.store.opts.FS, l.idxPath(s), trailer); err != nil {
 		return l.diskError("write index", err)
+	}
+	if s.reused {
+		l.unmarkReused(s)
 	}
 	l.mu.Lock()
 	l.store.diskUsed.Add(int64(len(trailer)))

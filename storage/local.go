@@ -47,10 +47,8 @@ func (l *Log) DropLocal(before int64) int64 {
 // removeFiles removes a dropped segment's .log; its .idx goes when a newer one
 // tells where the log ends.
 func (l *Log) removeFiles(s *seg) {
-	path := l.logPath(s)
-	l.store.files.remove(path)
-	if err := l.store.opts.FS.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		l.store.opts.Logger.Warn("remove segment", "path", path, "err", err)
+	if err := l.recycleOrRemove(s); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		l.store.opts.Logger.Warn("remove segment", "path", l.logPath(s), "err", err)
 	} else {
 		l.mu.Lock()
 		s.logRemoved = true

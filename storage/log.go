@@ -23,6 +23,7 @@ type record struct {
 	unwritten int32
 	direct    *direct // on its way to the segment file
 	maxTS     int64
+	crc       uint32    // Kafka's
 	spill     *spillRef // where the bytes are safe when the ring no longer has them
 	done      func(AppendResult)
 	result    AppendResult
@@ -49,6 +50,7 @@ type seg struct {
 	written    int64  // bytes in the file, a multiple of vfs.BlockSize until closed
 	found      int64  // size of the file that a recovery found
 	made       bool   // the file is there, and its name durable
+	reused     bool   // it may be one of used blocks, see recycle.go
 	flushing   bool   // a piece is being written to the file
 	directs    int    // batches on their way to the file, see direct.go
 	claim      int64  // with directs: where the blocks of the last of them end
@@ -110,6 +112,7 @@ type Log struct {
 	queued      bool    // in the store's flush queue
 	closed      bool    // deleted or store closed
 	later       []int64 // recovery: bases of open segments behind the one that is read
+	reused      []int64 // recovery: bases of segments of used blocks that no entry was found of yet
 	err         error
 	peeked      peeked // see firstSize
 	ahead       readAhead

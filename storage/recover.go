@@ -116,6 +116,7 @@ const headBytes = 256 << 10
 type localFiles struct {
 	base     int64
 	log, idx bool
+	marked   bool // its .log is of used blocks, see recover_reused.go
 }
 
 // recoverFiles reads the log's directory: closed segments by their .idx, the
@@ -135,10 +136,16 @@ func (l *Log) recoverDir(dir vfs.Dir, buf []byte) error {
 		return err
 	}
 	for _, f := range files {
+		if f.marked {
+			if err := l.recoverMarked(f); err != nil {
+				return err
+			}
+		}
 		switch {
 		case f.idx:
 			err = l.recoverClosed(dir, f, buf)
-		case len(l.later) > 0 || l.activeLocked() != nil && f.base > l.next.Load():
+		case f.marked: // the stream tells how far to read, if there is a file
+		case len(l.later) > 0 || len(l.reused) > 0 || l.activeLocked() != nil && f.base > l.next.Load():
 			l.later = append(l.later, f.base) // the stream has what lies between
 		default:
 			err = l.recoverOpen(f.base)
@@ -167,6 +174,7 @@ func (l *Log) listFiles(dir vfs.Dir) ([]localFiles, error) {
 			}
 			continue
 		}
+		name, marker := strings.CutSuffix(name, reusedSuffix)
 		base, isIndex, err := segment.ParseName(name)
 		if err != nil {
 			return nil, err
@@ -175,7 +183,7 @@ func (l *Log) listFiles(dir vfs.Dir) ([]localFiles, error) {
 			files = append(files, localFiles{base: base})
 		}
 		f := &files[len(files)-1]
-		f.idx, f.log = f.idx || isIndex, f.log || !isIndex
+		f.idx, f.log, f.marked = f.idx || isIndex, f.log || !isIndex && !marker, f.marked || marker
 	}
 	return files, nil
 }
@@ -187,8 +195,8 @@ func (l *Log) recoverClosed(dir vfs.Dir, f localFiles, buf []byte) error {
 	if err != nil {
 		return err
 	}
-	if n := len(l.segs); n > 0 && l.segs[n-1].state != segClosed || len(l.later) > 0 {
-		return fmt.Errorf("%w: closed segment %d follows open segment %d", ErrDamaged, f.base, l.segs[n-1].base)
+	if n := len(l.segs); n > 0 && l.segs[n-1].state != segClosed || len(l.later) > 0 || len(l.reused) > 0 {
+		return fmt.Errorf("%w: closed segment %d follows an open segment", ErrDamaged, f.base)
 	}
 	m := idx.Meta
 	if m.TP != l.tp || m.Base != f.base {
@@ -426,6 +434,9 @@ func (r *recovery) entry(e *wal.Entry, ref *spillRef) error {
 	if l.err != nil || e.Last < l.next.Load() {
 		return nil
 	}
+	if err := l.meetReused(e); err != nil || l.err != nil {
+		return err
+	}
 	if e.Base != l.next.Load() {
 		l.refuse("partition has a hole", fmt.Errorf("%w: %s ends at offset %d but the stream goes on at %d", ErrDamaged, l.tp, l.next.Load(), e.Base))
 		return nil
@@ -471,6 +482,7 @@ func (r *recovery) add(l *Log, s *seg, rec *record) error {
 	}
 	l.mu.Lock()
 	rec.seg, rec.filePos = s, s.size
+	rec.Segment, rec.InSegment, rec.FilePos, rec.HasPos = s.base, true, s.size, true
 	l.tail = append(l.tail, rec)
 	r.s.tailRecords.Add(1)
 	l.dirtyLocked()

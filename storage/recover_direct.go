@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 
+	"github.com/cirrolog/cirrolog/storage/batch"
 	"github.com/cirrolog/cirrolog/storage/segment"
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/storage/wal"
@@ -61,7 +63,11 @@ func refBytes(fsys vfs.FS, dir string, e *wal.Entry, ref *wal.Ref) (b []byte, si
 		return nil, size, fmt.Errorf("%w: batch %d: %s has %d of %d bytes at %d: %w", ErrDamaged, e.Base, path, n, in, ref.Pos, err)
 	}
 	copy(b[in:], ref.Rest)
-	if err := checkBatch(&wal.Entry{Kind: wal.KindBatch, Base: e.Base, Last: e.Last, Data: b}); err != nil {
+	err = checkBatch(&wal.Entry{Kind: wal.KindBatch, Base: e.Base, Last: e.Last, Data: b})
+	if h, perr := batch.Parse(b); err == nil && perr == nil && ref.HasCRC && (h.CRC != ref.BatchCRC || h.LeaderEpoch != e.Epoch) {
+		err = errors.New("another batch of the same offsets is there")
+	}
+	if err != nil {
 		return nil, size, fmt.Errorf("%w: batch %d of %s at %d: %w", ErrDamaged, e.Base, path, ref.Pos, err)
 	}
 	if e.Newest { // a killed process may not have synced it
@@ -131,7 +137,7 @@ func (l *Log) cutGarbage() error {
 		return nil // somebody will want to look at it
 	}
 	for _, s := range l.segs {
-		if s.state == segClosed || s.found <= s.size {
+		if s.state == segClosed || s.reused || s.found <= s.size {
 			continue
 		}
 		f, err := l.store.opts.FS.Open(l.logPath(s), vfs.Direct)
@@ -147,14 +153,33 @@ func (l *Log) cutGarbage() error {
 		}
 		s.found = s.size
 	}
-	for _, base := range l.later {
-		if err := l.store.opts.FS.Remove(l.logPath(&seg{base: base})); err != nil {
+	return l.removeUnmet()
+}
+
+// removeUnmet removes the files of segments of which no batch is durable, the newest
+// first: one that is left by a power loss must not have lost those before it.
+func (l *Log) removeUnmet() error {
+	bases := append(l.later, l.reused...)
+	slices.Sort(bases)
+	for _, base := range slices.Backward(bases) {
+		s := &seg{base: base}
+		if err := l.removeDurably(l.logPath(s)); err != nil {
+			return err
+		}
+		if !slices.Contains(l.reused, base) {
+			continue
+		}
+		if err := l.removeDurably(l.markerPath(s)); err != nil { // not before the file, which needs it
 			return err
 		}
 	}
-	if len(l.later) == 0 {
-		return nil
+	l.later, l.reused = nil, nil
+	return nil
+}
+
+func (l *Log) removeDurably(path string) error {
+	if err := l.store.opts.FS.Remove(path); err != nil {
+		return err
 	}
-	l.later = nil
 	return l.store.opts.FS.SyncDir(l.dir())
 }

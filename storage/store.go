@@ -26,6 +26,7 @@ type Store struct {
 	pool     *wal.Pool // the memory tail
 	readPool *wal.Pool // buffers of reads from disk
 	files    *fileCache
+	recycled recycler
 	// directMem is where large batches are put together.
 	directMem directMem
 	noDirect  atomic.Bool // the stream or the file system can't
@@ -96,7 +97,10 @@ func Open(opts Options) (*Store, error) {
 	st := stream.State()
 	s.stream, s.capacity = stream, st.Capacity
 	s.noDirect.Store(!st.Refs)
-	if err := s.recover(); err != nil {
+	if err = s.recover(); err == nil {
+		err = s.openRecycler()
+	}
+	if err != nil {
 		stream.Close()
 		s.files.closeAll()
 		return nil, err
@@ -174,17 +178,23 @@ func (s *Store) Remove(tp ids.TopicPartition) error {
 	l.closed = true
 	l.dropAheadLocked(math.MaxUint64)
 	freed := int64(0)
+	var unused []*seg
 	for _, g := range l.segs {
 		freed += g.trailer
-		if !g.logGone { // else given back when it was dropped
-			freed += g.size
+		busy := s.files.remove(l.logPath(g))
+		if g.logGone { // given back when it was dropped
+			continue
 		}
-		s.files.remove(l.logPath(g))
+		freed += g.size
+		if !busy && g.users == 0 && g.state == segClosed {
+			unused = append(unused, g)
+		}
 	}
-	l.dropTailLocked()
+	l.dropTailLocked(0)
+	l.hasUnsynced, l.pending = false, 0
 	l.wakeLocked()
 	l.mu.Unlock()
-	err := s.removeDir(l.dir())
+	err := s.removeDir(l.dir(), unused)
 	l.flushMu.Unlock()
 	l.appendMu.Unlock()
 	s.free(freed)
@@ -198,8 +208,8 @@ func (s *Store) Remove(tp ids.TopicPartition) error {
 const removedSuffix = ".removed"
 
 // removeDir removes a log's directory. It is renamed first, so that a crash
-// leaves nothing that looks like a damaged log.
-func (s *Store) removeDir(dir string) error {
+// leaves nothing that looks like a damaged log. The files of unused may be kept.
+func (s *Store) removeDir(dir string, unused []*seg) error {
 	if err := s.opts.FS.RemoveAll(dir + removedSuffix); err != nil {
 		return err
 	}
@@ -213,11 +223,13 @@ func (s *Store) removeDir(dir string) error {
 	if err := s.opts.FS.SyncDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
+	s.recycleRemoved(dir+removedSuffix, unused)
 	return s.opts.FS.RemoveAll(dir + removedSuffix)
 }
 
-func (l *Log) dropTailLocked() {
-	for _, r := range l.tail {
+// dropTailLocked gives up the batches of the tail from index i on.
+func (l *Log) dropTailLocked(i int) {
+	for _, r := range l.tail[i:] {
 		if r.inMemory() && r.Last < l.hw {
 			r.Chunk.Release()
 			r.Chunk, r.Data = nil, nil
@@ -228,8 +240,21 @@ func (l *Log) dropTailLocked() {
 			r.spill = nil
 		}
 	}
-	l.store.tailRecords.Add(int64(-len(l.tail)))
-	l.tail, l.written, l.hasUnsynced, l.pending = nil, 0, false, 0
+	l.store.tailRecords.Add(int64(i - len(l.tail)))
+	clear(l.tail[i:])
+	l.tail, l.written = l.tail[:i], min(l.written, i)
+}
+
+// dropSegTailLocked gives up the batches of the last segment.
+func (l *Log) dropSegTailLocked(s *seg) {
+	i := len(l.tail)
+	for i > 0 && l.tail[i-1].seg == s {
+		i--
+		if i >= l.written {
+			l.pending -= int64(l.tail[i].unwritten)
+		}
+	}
+	l.dropTailLocked(i)
 }
 
 func (s *Store) enqueue(l *Log) {
@@ -318,10 +343,13 @@ func (s *Store) reserve(ctx context.Context, n int64) error {
 		freed := s.freed // before the look at what is used, so that no change is missed
 		s.mu.Unlock()
 		used := s.diskUsed.Load()
-		if used+s.capacity+n <= s.opts.DiskBudget {
+		if used+s.recycled.bytes.Load()+s.capacity+n <= s.opts.DiskBudget {
 			if s.diskUsed.CompareAndSwap(used, used+n) {
 				return nil
 			}
+			continue
+		}
+		if s.recycled.drop() {
 			continue
 		}
 		select {
@@ -335,7 +363,8 @@ func (s *Store) reserve(ctx context.Context, n int64) error {
 }
 
 // DiskUsed returns the bytes of ring, segments and spill files, with what is
-// appended and not yet in its segment's file.
+// appended and not yet in its segment's file. Files that wait for a new segment
+// are not among them: they go when their space is needed.
 func (s *Store) DiskUsed() int64 { return s.diskUsed.Load() + s.capacity }
 
 // fullMargin is the room, in bytes, below which the disk counts as full: a
@@ -381,6 +410,7 @@ func (s *Store) free(n int64) {
 type Stats struct {
 	Logs, OpenFiles, SpillFiles      int
 	DiskUsed, DiskBudget             int64
+	Recycled                         int64 // bytes of files that wait for a new segment
 	TailInUse, TailMapped, TailLimit int64
 	TailBatches                      int64 // batches that are not read from their segments alone yet
 	ReadInUse, ReadLimit             int64
@@ -400,6 +430,7 @@ func (s *Store) Stats() Stats {
 		WALUsed: int64(st.End - st.Trimmed), WALSize: st.Capacity, WALBacklog: int64(st.End - st.Durable),
 		Waits: s.waits.n.Load(), WaitTime: time.Duration(s.waits.nanos.Load())}
 	out.TailBatches = s.tailRecords.Load()
+	out.Recycled = s.recycled.bytes.Load()
 	out.TailInUse, out.TailMapped, out.TailLimit = s.pool.Usage()
 	out.ReadInUse, _, out.ReadLimit = s.readPool.Usage()
 	s.mu.Lock()

@@ -12,7 +12,7 @@ import (
 // header, data, zero padding to 8.
 //
 //	 0  kind               u8
-//	 1  flags              u8     1: the segment is known
+//	 1  flags              u8     1: the segment is known, 2: the position too
 //	 2  reserved           2
 //	 4  partition          i32
 //	 8  topic id           16
@@ -21,7 +21,7 @@ import (
 //	32  base offset        i64
 //	40  last offset        i64
 //	48  base - segment     u32    base offset of the segment, as a distance
-//	52  reserved           8
+//	52  position           i64    of the batch in the segment's file
 //	60  crc                u32    CRC32C of [0,60) and the first 21 bytes of data
 //
 // A batch carries Kafka's own CRC of everything behind its first 21 bytes, so
@@ -33,6 +33,7 @@ const (
 	entryHead   = 21 // batch.HeadSize; this package is below it
 
 	flagSegment = 1
+	flagPos     = 2
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -53,6 +54,10 @@ func EncodeEntry(b []byte, e *Entry, dataLen int) {
 	if e.InSegment {
 		b[1] = flagSegment
 		binary.LittleEndian.PutUint32(b[48:], uint32(e.Base-e.Segment))
+	}
+	if e.InSegment && e.HasPos {
+		b[1] |= flagPos
+		binary.LittleEndian.PutUint64(b[52:], uint64(e.FilePos))
 	}
 	binary.LittleEndian.PutUint32(b[60:], entryCRC(b, b[EntryHeader:EntryHeader+dataLen]))
 	clear(b[EntryHeader+dataLen : EntrySize(dataLen)])
@@ -84,6 +89,9 @@ func DecodeEntry(b []byte, e *Entry) (size int, err error) {
 	e.Last = int64(binary.LittleEndian.Uint64(b[40:]))
 	if e.InSegment = b[1]&flagSegment != 0; e.InSegment {
 		e.Segment = e.Base - int64(binary.LittleEndian.Uint32(b[48:]))
+	}
+	if e.HasPos = e.InSegment && b[1]&flagPos != 0; e.HasPos {
+		e.FilePos = int64(binary.LittleEndian.Uint64(b[52:]))
 	}
 	e.Data = data
 	return min(EntrySize(n), len(b)), nil

@@ -64,6 +64,10 @@ type Entry struct {
 	// InSegment says that it is known. At most 2^32-1 before Base.
 	Segment   int64
 	InSegment bool
+	// FilePos is where the batch lies in that segment's file, in bytes, when
+	// HasPos, beside InSegment, says that it is known.
+	FilePos int64
+	HasPos  bool
 	// Ready, if not nil, waits until what the entry refers to is durable: the entry
 	// is announced after that, and so is all that is committed with it. Nothing
 	// is written behind it before. Its error poisons the stream. It is called
