@@ -153,7 +153,8 @@ type object struct {
 // TestColdReplay measures: a replay of COLD_MIB MiB that are only in the bucket
 // by Fetch, beside a plain loop of parallel ranged GETs on the same store, with
 // the store's rate capped to COLD_RATE MiB/s and without; and what produce
-// requests wait meanwhile. It asserts nothing but that all came: `make bench-cold`.
+// requests wait meanwhile, beside what a bare write and echo of another process waits
+// (see TestColdProbe). It asserts nothing but that all came: `make bench-cold`.
 func TestColdReplay(t *testing.T) {
 	size, err := strconv.Atoi(os.Getenv("COLD_MIB"))
 	if err != nil {
@@ -171,7 +172,7 @@ func TestColdReplay(t *testing.T) {
 	c.n = NewNode(t, NodeOptions{Disk: os.Getenv("COLD_DISK"), Env: env, Args: []string{"--bucket", url, "--retention-interval", "500ms", "--cache-size", "256MiB"}})
 	c.fill(int64(size) << 20)
 	t.Logf("%d MiB in %d objects", c.bytes>>20, len(c.keys))
-	t.Logf("| store | GET loop MB/s | replay MB/s | ratio | node CPU-s/GiB | machine | produce p50, p99 without | with | ratio of p99 |")
+	t.Logf("| store | GET loop MB/s | replay MB/s | ratio | node CPU-s/GiB | machine | produce p50, p99 without | with | ratio of p99 | bare write and echo p50, p99 without | with | ratio of p99 |")
 	for round := range envRounds() {
 		for _, mib := range []int{rate, 0} {
 			c.relay.rate.Store(int64(mib) << 20)
@@ -187,14 +188,14 @@ func (c *cold) round(round, mib int) {
 	if mib > 0 {
 		took = time.Duration(float64(c.bytes) / float64(mib<<20) * float64(time.Second))
 	}
-	quiet50, quiet := c.produceWhile(took, func() {})
-	var busy50, busy time.Duration
+	quiet, bareQuiet := c.produceWhile(took, func() {})
+	var busy, bareBusy probeWaits
 	measureReplay := func() {
 		c.forget()
 		u.begin(c.t, c.n)
 		stop := c.profile(mib)
 		defer stop()
-		busy50, busy = c.produceWhile(took, func() { replay = c.replay() })
+		busy, bareBusy = c.produceWhile(took, func() { replay = c.replay() })
 		u.end(c.t, c.n)
 	}
 	if round%2 == 0 {
@@ -208,8 +209,13 @@ func (c *cold) round(round, mib int) {
 	if mib > 0 {
 		store = fmt.Sprintf("%d MiB/s", mib)
 	}
-	c.t.Logf("| %s | %.0f | %.0f | %.2f | %.2f | %.2f cores | %v, %v | %v, %v | %.2f |", store, loop/1e6, replay/1e6, replay/loop,
-		u.cpu/(float64(c.bytes)/(1<<30)), u.machine, quiet50, quiet, busy50, busy, float64(busy)/float64(quiet))
+	c.t.Logf("| %s | %.0f | %.0f | %.2f | %.2f | %.2f cores | %s | %s |", store, loop/1e6, replay/1e6, replay/loop,
+		u.cpu/(float64(c.bytes)/(1<<30)), u.machine, compared(quiet, busy), compared(bareQuiet, bareBusy))
+}
+
+// compared is three cells of the table.
+func compared(without, with probeWaits) string {
+	return fmt.Sprintf("%v, %v | %v, %v | %.2f", without.P50, without.P99, with.P50, with.P99, float64(with.P99)/float64(without.P99))
 }
 
 // profile takes a CPU profile of the node's next 3 seconds into the file COLD_PROFILE.RATE.
@@ -433,8 +439,9 @@ func fetchColdly(n *Node, topic string, partition int32, end int64) (size int64,
 }
 
 // produceWhile sends single records, 500 a second, from a process of its own while
-// f runs, and returns what the median and 99 % of them waited, from when each was due.
-func (c *cold) produceWhile(d time.Duration, f func()) (p50, p99 time.Duration) {
+// f runs, and returns what they waited, from when each was due, and what the bare
+// exchanges of another process waited beside them.
+func (c *cold) produceWhile(d time.Duration, f func()) (produce, bare probeWaits) {
 	var g group
 	var got struct {
 		P50 float64 `json:"p50_ms"`
@@ -445,14 +452,20 @@ func (c *cold) produceWhile(d time.Duration, f func()) (p50, p99 time.Duration) 
 		err := c.n.CLI(&out, "bench", "produce", "-t", goodTopic, "--keep", "--rate", "500", "--linger", "0s", "--size", "1024", "-d", d.String(), "-o", "json")
 		return errors.Join(err, json.Unmarshal(out.Bytes(), &got))
 	})
+	g.Go(func() (err error) {
+		bare, err = runProbe(filepath.Dir(c.n.Dir), d)
+		return err
+	})
 	f()
 	if err := g.Wait(); err != nil {
 		c.t.Fatal(err)
 	}
-	ms := func(v float64) time.Duration {
-		return time.Duration(v * float64(time.Millisecond)).Round(10 * time.Microsecond)
-	}
-	return ms(got.P50), ms(got.P99)
+	ms := func(v float64) time.Duration { return time.Duration(v * float64(time.Millisecond)) }
+	return probeWaits{ms(got.P50), ms(got.P99)}.round(), bare.round()
+}
+
+func (w probeWaits) round() probeWaits {
+	return probeWaits{w.P50.Round(10 * time.Microsecond), w.P99.Round(10 * time.Microsecond)}
 }
 
 // envRounds is COLD_ROUNDS, or 3.
