@@ -174,7 +174,7 @@ func (l *Log) listFiles(dir vfs.Dir) ([]localFiles, error) {
 			}
 			continue
 		}
-		name, marker := strings.CutSuffix(name, reusedSuffix)
+		name, marker := strings.CutSuffix(name, ReusedSuffix)
 		base, isIndex, err := segment.ParseName(name)
 		if err != nil {
 			return nil, err

@@ -19,10 +19,11 @@ import (
 // the new bytes are batches of an old segment, intact ones too. A marker beside
 // it tells that: see docs/design/008-recycled-files.md and recover_reused.go.
 
+// ReusedSuffix, behind the name of a segment's .log, makes that of its marker.
+const ReusedSuffix = ".reused"
+
 const (
 	recycledDir = "recycled"
-	// reusedSuffix, behind the name of a segment's .log, makes the marker's.
-	reusedSuffix = ".reused"
 	// maxRecycled bounds the files that are kept, in bytes. With a disk budget it
 	// is an eighth of that at most.
 	maxRecycled = 4 << 30
@@ -147,7 +148,7 @@ func (r *recycler) drop() bool {
 	return ok
 }
 
-func (l *Log) markerPath(s *seg) string { return l.logPath(s) + reusedSuffix }
+func (l *Log) markerPath(s *seg) string { return l.logPath(s) + ReusedSuffix }
 
 // reuseFile makes a used file that of the new segment s, if there is one. The marker
 // is durable before: without it a recovery would take the old batches for new ones.

@@ -7,7 +7,8 @@
 // segment file, in whole 4 KiB blocks and pieces of 1 MiB and more (flush); and,
 // when a quiet partition would hold the ring, a spill file shared by all such
 // partitions (trim). A large batch goes to its segment file at once, and the stream
-// only refers to it (direct). A closed segment is a .log and an .idx file, which
+// only refers to it (direct), to a file of a removed segment if there is one
+// (recycle). A closed segment is a .log and an .idx file, which
 // together are the object that tiering uploads.
 //
 // Lock order: Log.appendMu, Log.flushMu, Log.mu, Store.mu, then the locks of

@@ -223,6 +223,7 @@ func truth(b bool) float64 {
 func (c *stateCollector) disk(o out) {
 	st := c.a.store.Stats()
 	o.gauge("disk_used_bytes", float64(st.DiskUsed))
+	o.gauge("disk_recycled_bytes", float64(st.Recycled))
 	o.gauge("disk_limit_bytes", float64(st.DiskBudget))
 	o.gauge("wal_used_bytes", float64(st.WALUsed))
 	o.gauge("wal_size_bytes", float64(st.WALSize))

@@ -98,6 +98,7 @@ func tierMetrics() []Metric {
 func nodeMetrics() []Metric {
 	return []Metric{
 		{"disk_used_bytes", Gauge, "bytes", nil, "Bytes of ring, segments and spill files."},
+		{"disk_recycled_bytes", Gauge, "bytes", nil, "Bytes of files of removed segments that wait for a new segment; they go when their space is needed."},
 		{"disk_limit_bytes", Gauge, "bytes", nil, "Disk budget, 0 for none."},
 		{"wal_used_bytes", Gauge, "bytes", nil, "Bytes of the write-ahead ring that are not trimmed."},
 		{"wal_size_bytes", Gauge, "bytes", nil, "Size of the write-ahead ring."},

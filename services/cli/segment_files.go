@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cirrolog/cirrolog/storage"
 	"github.com/cirrolog/cirrolog/storage/batch"
 	"github.com/cirrolog/cirrolog/storage/segment"
 	"github.com/cirrolog/cirrolog/tiering"
@@ -175,6 +176,9 @@ func (a *app) segmentVerifyCmd() *cobra.Command {
 			if unfinished(name, rep.Kind, err) {
 				v.Note = fmt.Sprintf("ok; the last %d bytes begin a batch that is whole with wal/ only", s.size-rep.LogSize)
 				err = nil
+			} else if bucket == "" && usedBefore(name, rep.Kind, err) {
+				v.Note = fmt.Sprintf("ok; whose the last %d bytes are, wal/ tells: the file was used before", s.size-rep.LogSize)
+				err = nil
 			}
 			if err != nil {
 				v.Error = err.Error()
@@ -205,6 +209,16 @@ func unfinished(name string, kind segment.Kind, err error) bool {
 	}
 	_, err = os.Stat(base + filepath.Ext(segment.IndexName(0)))
 	return errors.Is(err, os.ErrNotExist)
+}
+
+// usedBefore says that what follows the intact batches of an active segment may be
+// of an older one, whose file it was.
+func usedBefore(name string, kind segment.Kind, err error) bool {
+	if kind != segment.KindLog || !errors.Is(err, segment.ErrTorn) {
+		return false
+	}
+	_, err = os.Stat(name + storage.ReusedSuffix)
+	return err == nil
 }
 
 // verifySegment checks a local log against the index beside it if there is one.
