@@ -12,7 +12,7 @@
 #   BIN            measure this cirrolog instead of the one of this tree
 # Ours and the floor acknowledge after the disk has the bytes, Kafka from the page
 # cache unless it is kafka-flush (flush.messages=1). kafka runs on recycled memory, its best
-# case: WARM (4) GiB are touched and freed before each pass, for every server but
+# case: WARM (4) GiB are touched and freed before each measured pass, for every server but
 # kafka-growing, whose page cache grows into memory that the host took back.
 # One configuration per server for the whole table.
 set -euo pipefail
@@ -84,7 +84,7 @@ load() { # load SERVER ARGS…
 # used SERVER: a server that has been in use: twice GIB were written, so that memory and disk are
 # not touched for the first time, and deleted (by the next pass); nothing waits for the disk.
 used() {
-  load "$1" -mode produce -total $((gib * 2048 * (1 << 20))) > /dev/null
+  warm=0 load "$1" -mode produce -total $((gib * 2048 * (1 << 20))) > /dev/null
   sync
 }
 
@@ -96,17 +96,17 @@ pass() {
   small)
     start "$s" 16 "$1"
     used "$s"
-    load "$s" -mode produce -parts 16 -batch 16384 -total $((gib * mib * 64)) > /dev/null
+    warm=0 load "$s" -mode produce -parts 16 -batch 16384 -total $((gib * mib * 64)) > /dev/null
     load "$s" -mode produce -parts 16 -batch 16384 -total $((gib * mib * 256));;
   tiny)
     start "$s" 1 "$1"
     used "$s"
-    load "$s" -mode produce -batch 1024 -inflight 64 -total $((gib * mib * 8)) > /dev/null
+    warm=0 load "$s" -mode produce -batch 1024 -inflight 64 -total $((gib * mib * 8)) > /dev/null
     load "$s" -mode produce -batch 1024 -inflight 64 -total $((gib * mib * 32));;
   e2e)
     start "$s" 1 "$1"
     used "$s"
-    load "$s" -mode e2e -linger 1ms -dur 5s > /dev/null
+    warm=0 load "$s" -mode e2e -linger 1ms -dur 5s > /dev/null
     load "$s" -mode e2e -linger 1ms -dur 20s | tr '\n' ' ' | sed 's/ *$/\n/';;
   full)
     "$work/wire" sink -addr 127.0.0.1:23907 > "$work/sink.log" 2>&1 &
