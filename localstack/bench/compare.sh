@@ -25,7 +25,7 @@ mkdir -p "$work"
 work=$(cd "$work" && pwd)
 out=$work/rows
 touch "$out"
-(cd localstack/bench/wire && GOFLAGS=-mod=mod go build -o "$work/wire" .)
+(cd localstack/bench/wire && GOFLAGS=-mod=mod go build -trimpath -buildvcs=false -o "$work/wire" .)
 if [ -n "${BIN:-}" ]; then cp "$BIN" "$work/cirrolog.new"; else go build -trimpath -buildvcs=false -o "$work/cirrolog.new" ./services/cirrolog; fi
 config="cirrolog $(sha256sum < "$work/cirrolog.new" | cut -c1-16) wire $(sha256sum < "$work/wire" | cut -c1-16) gib $gib warm $warm heap ${KAFKA_HEAP:-2g}"
 if [ -f "$work/config" ] && [ "$config" != "$(cat "$work/config")" ]; then
