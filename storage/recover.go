@@ -260,25 +260,40 @@ func (l *Log) recoverOpen(base int64) error {
 		l.closeSegLocked(s, l.store.opts.Now())
 	}
 	l.next.Store(base)
-	s := &seg{base: base, last: base - 1, maxTS: -1, made: true, began: l.store.opts.Now(), builder: segment.NewBuilder(l.tp, base, l.cfg.IndexInterval)}
-	f, err := l.store.opts.FS.Open(l.logPath(s), vfs.ReadOnly)
+	s := l.newSegLocked(base)
+	s.made, s.began = true, l.store.opts.Now()
+	size, err := l.scanOpen(s, -1)
 	if err != nil {
 		return err
+	}
+	s.found = size
+	l.next.Store(s.last + 1)
+	return nil
+}
+
+// scanOpen takes the valid prefix of the file of s, which is empty, up to limit if
+// that is not negative. It returns the size of the file.
+func (l *Log) scanOpen(s *seg, limit int64) (size int64, err error) {
+	f, err := l.store.opts.FS.Open(l.logPath(s), vfs.ReadOnly)
+	if err != nil {
+		return 0, err
 	}
 	defer f.Close()
 	// A killed process may have left bytes that are not synced. What is found
 	// here is not taken from the ring again, so it must be durable.
 	if err := f.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", l.logPath(s), err)
+		return 0, fmt.Errorf("sync %s: %w", l.logPath(s), err)
 	}
 	if err := l.store.opts.FS.SyncDir(l.dir()); err != nil {
-		return err
+		return 0, err
 	}
-	size, err := f.Size()
-	if err != nil {
-		return err
+	if size, err = f.Size(); err != nil {
+		return 0, err
 	}
-	end, err := segment.ScanLog(f, size, 0, base, func(h batch.Header, raw []byte, pos int64) error {
+	if limit < 0 {
+		limit = size
+	}
+	end, err := segment.ScanLog(f, limit, 0, s.base, func(h batch.Header, raw []byte, _ int64) error {
 		s.builder.Add(h, raw)
 		s.last, s.maxTS = h.LastOffset(), max(s.maxTS, h.MaxTimestamp)
 		l.addEpoch(segment.EpochStart{Epoch: h.LeaderEpoch, Start: h.BaseOffset})
@@ -286,22 +301,18 @@ func (l *Log) recoverOpen(base int64) error {
 		return nil
 	})
 	if err != nil && !errors.Is(err, segment.ErrTorn) {
-		return err
+		return 0, err
 	}
 	s.builder.EndSpan()
-	s.size, s.found = end, size
-	s.written = end &^ (vfs.BlockSize - 1)
+	s.size, s.written, s.dirty, s.head = end, end&^(vfs.BlockSize-1), true, nil
 	if end > s.written {
 		s.head = make([]byte, end-s.written)
 		if n, err := f.ReadAt(s.head, s.written); n < len(s.head) {
-			return fmt.Errorf("read %s: %w", l.logPath(s), err)
+			return 0, fmt.Errorf("read %s: %w", l.logPath(s), err)
 		}
 	}
-	s.dirty = true
-	l.segs = append(l.segs, s)
-	l.next.Store(s.last + 1)
-	l.store.diskUsed.Add(s.size)
-	return nil
+	l.store.diskUsed.Add(end)
+	return size, nil
 }
 
 // readIndex reads and checks a segment's .idx file.

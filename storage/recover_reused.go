@@ -1,13 +1,10 @@
 package storage
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
-	"github.com/cirrolog/cirrolog/storage/batch"
 	"github.com/cirrolog/cirrolog/storage/segment"
-	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/storage/wal"
 )
 
@@ -48,7 +45,6 @@ func (l *Log) meetReused(e *wal.Entry) error {
 	l.store.diskUsed.Add(-s.size)
 	s.last, s.size, s.maxTS = s.base-1, 0, -1
 	s.builder = segment.NewBuilder(l.tp, s.base, l.cfg.IndexInterval)
-	l.next.Store(s.base)
 	return l.readReused(s, e)
 }
 
@@ -62,50 +58,22 @@ func (l *Log) openReused(e *wal.Entry) error {
 	if s := l.activeLocked(); s != nil {
 		l.closeSegLocked(s, now)
 	}
-	s := &seg{base: e.Segment, last: e.Segment - 1, maxTS: -1, made: true, reused: true, began: now,
-		builder: segment.NewBuilder(l.tp, e.Segment, l.cfg.IndexInterval)}
-	l.segs = append(l.segs, s)
-	l.next.Store(s.base)
+	s := l.newSegLocked(e.Segment)
+	s.made, s.reused, s.began = true, true, now
 	return l.readReused(s, e)
 }
 
 // readReused reads the file of s, which is empty, up to the batch e.
 func (l *Log) readReused(s *seg, e *wal.Entry) error {
-	f, err := l.store.opts.FS.Open(l.logPath(s), vfs.ReadOnly)
-	if err != nil {
+	l.next.Store(s.base)
+	if _, err := l.scanOpen(s, e.FilePos); err != nil {
 		return err
 	}
-	defer f.Close()
-	if err := f.Sync(); err != nil { // as in recoverOpen
-		return fmt.Errorf("sync %s: %w", l.logPath(s), err)
-	}
-	if err := l.store.opts.FS.SyncDir(l.dir()); err != nil {
-		return err
-	}
-	end, err := segment.ScanLog(f, e.FilePos, 0, s.base, func(h batch.Header, raw []byte, _ int64) error {
-		s.builder.Add(h, raw)
-		s.last, s.maxTS = h.LastOffset(), max(s.maxTS, h.MaxTimestamp)
-		l.addEpoch(segment.EpochStart{Epoch: h.LeaderEpoch, Start: h.BaseOffset})
-		l.producers.add(&h, l.producerTime(h))
+	if s.size != e.FilePos || s.last+1 != e.Base {
+		l.refuse("partition has a hole", fmt.Errorf("%w: %s has offsets up to %d in %d bytes, the batch at %d is to begin behind %d", ErrDamaged, l.logPath(s), s.last, s.size, e.Base, e.FilePos))
 		return nil
-	})
-	if err != nil && !errors.Is(err, segment.ErrTorn) {
-		return err
-	}
-	if end != e.FilePos || s.last+1 != e.Base {
-		l.refuse("partition has a hole", fmt.Errorf("%w: %s has offsets up to %d in %d bytes, the batch at %d is to begin behind %d", ErrDamaged, l.logPath(s), s.last, end, e.Base, e.FilePos))
-		return nil
-	}
-	s.builder.EndSpan()
-	s.size, s.written, s.dirty, s.head = end, end&^(vfs.BlockSize-1), true, nil
-	if end > s.written {
-		s.head = make([]byte, end-s.written)
-		if n, err := f.ReadAt(s.head, s.written); n < len(s.head) {
-			return fmt.Errorf("read %s: %w", l.logPath(s), err)
-		}
 	}
 	l.next.Store(e.Base)
 	l.hw = e.Base
-	l.store.diskUsed.Add(end)
 	return nil
 }
