@@ -168,7 +168,7 @@ func (l *Log) place(r *record, now time.Time) (rolled bool, err error) {
 	if s == nil {
 		s = l.newSegLocked(r.Base)
 	}
-	r.seg, r.filePos = s, s.size
+	r.seg = s
 	r.Segment, r.InSegment = s.base, true
 	r.FilePos, r.HasPos = s.size, true
 	l.tail = append(l.tail, r)

@@ -64,7 +64,7 @@ func (l *Log) planDirectLocked(r *record) {
 
 // bridgeLocked collects the bytes between d.from and r from memory.
 func (l *Log) bridgeLocked(r *record, d *direct) bool {
-	at := r.filePos
+	at := r.FilePos
 	for i := len(l.tail) - 1; i >= 0 && at > d.from; i-- {
 		q := l.tail[i]
 		if q == r {
@@ -73,7 +73,7 @@ func (l *Log) bridgeLocked(r *record, d *direct) bool {
 		if q.seg != r.seg || q.fileEnd() != at || !q.inMemory() {
 			break
 		}
-		at = q.filePos
+		at = q.FilePos
 		b := q.Data
 		if at < d.from {
 			b, at = b[d.from-at:], d.from
@@ -125,7 +125,7 @@ func (l *Log) prepareDirect(ctx context.Context, r *record) error {
 	r.Data, r.Chunk = c.B[at-int(r.size):at:at], c
 	d.data = c.B[off : off+int(d.end-d.from)]
 	d.done = make(chan struct{})
-	ref := wal.Ref{Pos: r.filePos, From: d.from, Size: int(r.size), Rest: r.Data[d.end-r.filePos:], BatchCRC: r.crc, HasCRC: true}
+	ref := wal.Ref{Pos: r.FilePos, From: d.from, Size: int(r.size), Rest: r.Data[d.end-r.FilePos:], BatchCRC: r.crc, HasCRC: true}
 	d.entry = r.Entry
 	d.entry.Kind, d.entry.Data, d.entry.Chunk = wal.KindRef, ref.Append(nil), nil
 	d.entry.Ready = func() error { <-d.done; return d.err }

@@ -144,7 +144,7 @@ func (l *Log) writePiece(p *piece, staging []byte) error {
 		if err != nil {
 			return err
 		}
-		if skip := w.at + int64(w.fill) - r.filePos; skip > 0 {
+		if skip := w.at + int64(w.fill) - r.FilePos; skip > 0 {
 			data = data[min(skip, int64(len(data))):]
 		}
 		if err := w.add(data); err != nil {

@@ -15,10 +15,9 @@ import (
 // record is one batch in the tail: in the stream's memory, or in a spill file.
 type record struct {
 	wal.Entry
-	log     *Log
-	seg     *seg
-	filePos int64 // of the batch in its segment file
-	size    int32
+	log  *Log
+	seg  *seg
+	size int32
 	// unwritten is how many of its bytes the flusher has to write.
 	unwritten int32
 	direct    *direct // on its way to the segment file
@@ -29,7 +28,7 @@ type record struct {
 	result    AppendResult
 }
 
-func (r *record) fileEnd() int64 { return r.filePos + int64(r.size) }
+func (r *record) fileEnd() int64 { return r.FilePos + int64(r.size) }
 
 // inMemory reports whether Data can be read.
 func (r *record) inMemory() bool { return r.Chunk != nil }

@@ -492,7 +492,7 @@ func (r *recovery) add(l *Log, s *seg, rec *record) error {
 		rec.spill.file.refs.Add(1)
 	}
 	l.mu.Lock()
-	rec.seg, rec.filePos = s, s.size
+	rec.seg = s
 	rec.Segment, rec.InSegment, rec.FilePos, rec.HasPos = s.base, true, s.size, true
 	l.tail = append(l.tail, rec)
 	r.s.tailRecords.Add(1)
