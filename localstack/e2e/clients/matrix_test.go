@@ -301,6 +301,15 @@ func (r *run) until(what string, ok func() bool, a, b *member, sent chan error) 
 		default:
 		}
 		if time.Now().After(end) {
+			r.mu.Lock()
+			for i, m := range []*member{a, b} {
+				if m != nil {
+					r.t.Logf("member %d read %d records", i, len(m.seen))
+				}
+			}
+			r.mu.Unlock()
+			g := r.describe()
+			r.t.Logf("the group is %s, its members %+v, its offsets %v", g.State, g.Members, r.committed())
 			r.t.Fatalf("not in %v: %s; %d records were read", limit, what, n)
 		}
 	}

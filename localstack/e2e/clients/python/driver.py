@@ -85,25 +85,43 @@ def kafka_python_produce(o):
     producer.close()
 
 
+class Stopped(Exception):
+    """SIGTERM came while a poll was waiting."""
+
+
 def kafka_python_consume(o):
     import kafka
 
-    stop = stopped()
+    stop, polling = threading.Event(), False
+
+    def on_sigterm(*_):
+        stop.set()
+        if polling:
+            raise Stopped
+
+    signal.signal(signal.SIGTERM, on_sigterm)
     consumer = kafka.KafkaConsumer(
         bootstrap_servers=o.brokers, group_id=o.group, auto_offset_reset="earliest", enable_auto_commit=False,
         session_timeout_ms=o.session_ms, heartbeat_interval_ms=HEARTBEAT_MS)
 
     # It rebalances inside of poll alone, where a listener can't commit; so all is
-    # committed before the next poll.
+    # committed before the next poll. A poll that times out while the group is joined
+    # loses the assignment when that comes before the next poll (3.0.12: the member
+    # waits for ever), so none is to time out.
     consumer.subscribe([o.topic])
     while not stop.is_set():
-        polled = consumer.poll(timeout_ms=100, max_records=1000)
-        if not polled:
-            continue
+        try:
+            polling = True
+            polled = consumer.poll(timeout_ms=60_000, max_records=1000)
+        except Stopped:
+            break
+        finally:
+            polling = False
         for tp, records in polled.items():
             show([line(r.partition, r.offset, r.key, r.value, r.headers) for r in records])
         try:
-            consumer.commit()
+            if polled:
+                consumer.commit()
         except kafka.errors.CommitFailedError as e:  # of a generation that is over
             print(e, file=sys.stderr)
     consumer.close()
