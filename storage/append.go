@@ -20,10 +20,12 @@ type AppendOptions struct {
 	// LogAppendTime stamps the batch with the store's clock
 	// (message.timestamp.type=LogAppendTime).
 	LogAppendTime bool
+	// Room, when not nil, is where the batch is. Append may move it in there.
+	Room *Room
 }
 
 // Append gives b, one validated batch, the next offsets and puts it into the
-// stream. It stamps b in place and copies it. done is called exactly once:
+// stream. It stamps b in place and copies it, but when it is in a Room. done is called exactly once:
 // when the batch is durable, or has failed for good. It is called without
 // locks, from any goroutine, and must not block. A returned error means that
 // nothing was appended and done is not called. Append waits for memory, stream
@@ -78,19 +80,19 @@ func (l *Log) appendBatch(ctx context.Context, b []byte, h batch.Header, opts Ap
 	if rolled {
 		defer l.store.enqueue(l)
 	}
-	if err := l.enter(ctx, r); err != nil {
+	if err := l.enter(ctx, r, opts.Room); err != nil {
 		l.unplace()
 		return appendError(err)
 	}
-	l.settle(r, h, b, now)
+	l.settle(r, h, opts.Room.batch(b), now)
 	taken = true
 	return nil
 }
 
 // enter puts the record into the stream: the batch, or a reference to it.
-func (l *Log) enter(ctx context.Context, r *record) error {
+func (l *Log) enter(ctx context.Context, r *record, room *Room) error {
 	if r.direct != nil {
-		if err := l.prepareDirect(ctx, r); err != nil {
+		if err := l.prepareDirect(ctx, r, room); err != nil {
 			return err
 		}
 	}

@@ -143,7 +143,8 @@ func (w *world) appendBatch(m *model, n, size int, seed uint64, cfg storage.LogC
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	err = l.Append(ctx, b, h, storage.AppendOptions{Epoch: crashEpoch}, func(r storage.AppendResult) {
+	room, b := maybeRoom(l, b, int(seed%5)*50)
+	err = l.Append(ctx, b, h, storage.AppendOptions{Epoch: crashEpoch, Room: room}, func(r storage.AppendResult) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.left--
@@ -161,6 +162,9 @@ func (w *world) appendBatch(m *model, n, size int, seed uint64, cfg storage.LogC
 			w.t.Errorf("append to %s at %d: %v", m.tp, s.base, err)
 		}
 		w.mu.Unlock()
+	}
+	if room != nil {
+		room.Release()
 	}
 }
 

@@ -89,10 +89,9 @@ func (l *Log) bridgeLocked(r *record, d *direct) bool {
 	return at == d.from
 }
 
-// prepareDirect gets file, disk space and memory for r's blocks and copies them
-// there. When the disk has no room r becomes an ordinary batch: the stream has
-// room of its own.
-func (l *Log) prepareDirect(ctx context.Context, r *record) error {
+// prepareDirect gets file, disk space and memory for r's blocks. When the disk has no
+// space r becomes an ordinary batch: the stream has some of its own.
+func (l *Log) prepareDirect(ctx context.Context, r *record, room *Room) error {
 	d := r.direct
 	var err error
 	if d.file, err = l.openToWrite(r.seg, true); err == nil {
@@ -109,26 +108,42 @@ func (l *Log) prepareDirect(ctx context.Context, r *record) error {
 		}
 		return err
 	}
-	n := int(r.fileEnd() - d.from)
-	c, off, err := l.store.directMem.get(ctx, l.store.pool, n)
-	if err != nil {
+	if err = l.directBlocks(ctx, r, room); err != nil {
 		l.cancelDirect(r)
 		return err
 	}
-	at := off
-	for _, g := range d.gap {
-		at += copy(c.B[at:], g)
-	}
-	releaseAll(d.held)
-	d.gap, d.held = nil, nil
-	at += copy(c.B[at:], r.Data)
-	r.Data, r.Chunk = c.B[at-int(r.size):at:at], c
-	d.data = c.B[off : off+int(d.end-d.from)]
 	d.done = make(chan struct{})
 	ref := wal.Ref{Pos: r.FilePos, From: d.from, Size: int(r.size), Rest: r.Data[d.end-r.FilePos:], BatchCRC: r.crc, HasCRC: true}
 	d.entry = r.Entry
 	d.entry.Kind, d.entry.Data, d.entry.Chunk = wal.KindRef, ref.Append(nil), nil
 	d.entry.Ready = func() error { <-d.done; return d.err }
+	return nil
+}
+
+// directBlocks puts r's blocks together, in the room or in memory of their own.
+func (l *Log) directBlocks(ctx context.Context, r *record, room *Room) error {
+	d := r.direct
+	blocks, data, ok := room.place(r.Data, d.gap)
+	if ok {
+		r.Chunk = room.chunk
+		r.Chunk.Retain()
+	} else {
+		n := int(r.fileEnd() - d.from)
+		c, off, err := l.store.directMem.get(n, func() (*wal.Chunk, error) { return l.store.pool.Get(ctx, n) })
+		if err != nil {
+			return err
+		}
+		r.Chunk, blocks = c, c.B[off:off+n]
+		at := 0
+		for _, g := range d.gap {
+			at += copy(blocks[at:], g)
+		}
+		data = blocks[at:n:n]
+		copy(data, r.Data)
+	}
+	releaseAll(d.held)
+	d.gap, d.held = nil, nil
+	r.Data, d.data = data, blocks[:d.end-d.from]
 	return nil
 }
 
@@ -268,40 +283,4 @@ func (l *Log) wroteDirectLocked(r *record) {
 		s.written, s.head = d.end, nil
 		l.passLocked(s, d.end)
 	}
-}
-
-// directMem hands out pieces of pool memory that begin at block borders.
-type directMem struct {
-	mu    sync.Mutex
-	chunk *wal.Chunk
-	used  int
-}
-
-// get returns n bytes at off of a chunk, with a reference to it.
-func (m *directMem) get(ctx context.Context, pool *wal.Pool, n int) (c *wal.Chunk, off int, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.chunk == nil || m.used+n > len(m.chunk.B) {
-		m.dropLocked()
-		if m.chunk, err = pool.Get(ctx, n); err != nil {
-			return nil, 0, err
-		}
-	}
-	off = m.used
-	m.used += (n + vfs.BlockSize - 1) &^ (vfs.BlockSize - 1)
-	m.chunk.Retain()
-	return m.chunk, off, nil
-}
-
-func (m *directMem) dropLocked() {
-	if m.chunk != nil {
-		m.chunk.Release()
-	}
-	m.chunk, m.used = nil, 0
-}
-
-func (m *directMem) drop() {
-	m.mu.Lock()
-	m.dropLocked()
-	m.mu.Unlock()
 }

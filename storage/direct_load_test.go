@@ -41,7 +41,11 @@ func (m *mixed) append(t *testing.T, b []byte, wg *sync.WaitGroup) {
 		return
 	}
 	wg.Add(1)
-	err = m.log.Append(context.Background(), b, h, storage.AppendOptions{Epoch: crashEpoch}, func(r storage.AppendResult) {
+	room, in := maybeRoom(m.log, b, len(b)%3*70)
+	if room != nil {
+		defer room.Release()
+	}
+	err = m.log.Append(context.Background(), in, h, storage.AppendOptions{Epoch: crashEpoch, Room: room}, func(r storage.AppendResult) {
 		defer wg.Done()
 		if r.Err != nil {
 			t.Error(r.Err)

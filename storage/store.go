@@ -29,8 +29,9 @@ type Store struct {
 	recycled recycler
 	// directMem is where large batches are put together.
 	directMem directMem
-	noDirect  atomic.Bool // the stream or the file system can't
-	blocks    sync.Pool   // *[]byte of two blocks, to peek at headers
+	rooms     atomic.Int64 // bytes of rooms that are not released
+	noDirect  atomic.Bool  // the stream or the file system can't
+	blocks    sync.Pool    // *[]byte of two blocks, to peek at headers
 	chunks    chunkQueue
 	dirty     dirtySet
 	aheads    aheadSet

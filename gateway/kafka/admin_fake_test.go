@@ -206,9 +206,11 @@ func (b *adminBroker) InitProducerID(context.Context) (int64, int16, error) {
 	return 1000 + b.pids, 0, nil
 }
 
-func (p *adminPartition) Produce(_ context.Context, _ []byte, done func(broker.Produced)) {
+func (p *adminPartition) Produce(_ context.Context, _ []byte, _ *broker.Room, done func(broker.Produced)) {
 	done(broker.Produced{Err: broker.ErrClosed})
 }
+
+func (p *adminPartition) Room(int, int, int) *broker.Room { return nil }
 
 func (p *adminPartition) DeleteRecords(_ context.Context, before int64) (int64, error) {
 	if p.err != nil {

@@ -23,11 +23,12 @@ import (
 // and an error closes the connection, as in Kafka. Version 13 names topics by id.
 // Transactional requests are refused. The hints of KIP-951 are left out.
 func (s *Server) apiProduce() api {
-	return api{key: 0, min: 0, max: 13, name: "Produce"}
+	return api{key: 0, min: 0, max: maxProduceVersion, name: "Produce"}
 }
 
 const (
 	minProduceVersion = 3
+	maxProduceVersion = 13
 	// maxProduceWait bounds how long a request may wait for room.
 	maxProduceWait = 30 * time.Second
 	// maxProduceParts bounds the topics and partitions of a request, which may
@@ -114,7 +115,7 @@ func (p *produceCall) code() int16 {
 
 // produce starts the appends of a request and queues its answer; it does not
 // wait for the acknowledgement.
-func (c *conn) produce(h header, a *api) error {
+func (c *conn) produce(h header, a *api, room *broker.Room) error {
 	if h.version >= 9 {
 		var err error
 		if h.body, err = skipTags(h.body); err != nil {
@@ -135,7 +136,7 @@ func (c *conn) produce(h header, a *api) error {
 	err := requestError(req)
 	p.resp.Topics = resize(p.resp.Topics, len(req.Topics))
 	for i := range req.Topics {
-		c.produceTopic(ctx, p, i, err)
+		c.produceTopic(ctx, p, i, room, err)
 	}
 	r.silent = req.Acks == 0
 	wait := p.used > pipelinedParts
@@ -169,7 +170,7 @@ func requestError(req *kmsg.ProduceRequest) error {
 }
 
 // produceTopic starts the appends to the i-th topic, or refuses all of them.
-func (c *conn) produceTopic(ctx context.Context, p *produceCall, i int, refused error) {
+func (c *conn) produceTopic(ctx context.Context, p *produceCall, i int, room *broker.Room, refused error) {
 	t, out := &p.req.Topics[i], &p.resp.Topics[i]
 	parts := resize(out.Partitions, len(t.Partitions))
 	*out = kmsg.NewProduceResponseTopic()
@@ -203,7 +204,7 @@ func (c *conn) produceTopic(ctx context.Context, p *produceCall, i int, refused 
 		}
 		c.s.observer.Produced(topic.Name, len(in.Records))
 		p.reply.pending.Add(1)
-		part.Produce(ctx, in.Records, slot.done)
+		part.Produce(ctx, in.Records, room, slot.done) // what is before the records in the room may be gone now
 	}
 }
 

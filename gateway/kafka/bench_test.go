@@ -28,7 +28,7 @@ type instantLog struct {
 func (b *instantBroker) Topic(string) *broker.Topic                      { return b.topic }
 func (b *instantBroker) Partition(ids.TopicID, int32) (Partition, error) { return &b.log, nil }
 
-func (l *instantLog) Produce(_ context.Context, _ []byte, done func(broker.Produced)) {
+func (l *instantLog) Produce(_ context.Context, _ []byte, _ *broker.Room, done func(broker.Produced)) {
 	done(broker.Produced{LogAppendTime: -1})
 }
 

@@ -92,7 +92,8 @@ type Partition interface {
 
 // Writer changes a partition.
 type Writer interface {
-	Produce(ctx context.Context, records []byte, done func(broker.Produced))
+	Produce(ctx context.Context, records []byte, room *broker.Room, done func(broker.Produced))
+	Room(size, head, n int) *broker.Room
 	DeleteRecords(ctx context.Context, before int64) (low int64, err error)
 }
 

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/cirrolog/cirrolog/services/broker"
 )
 
 // conn is one client connection.
@@ -135,7 +137,11 @@ func (c *conn) readOne() error {
 	if c.br.Buffered() < 4+size {
 		c.expect(c.s.limits.Frame)
 	}
-	frame, err := c.s.frames.read(c.br, size)
+	var room *broker.Room
+	if key == kmsg.Produce.Int16() {
+		room = c.room(size)
+	}
+	frame, err := c.s.frames.read(c.br, size, room)
 	if err != nil {
 		return fmt.Errorf("read frame of %d bytes: %w", size, err)
 	}
@@ -144,7 +150,7 @@ func (c *conn) readOne() error {
 	if err != nil {
 		return err
 	}
-	return c.handle(h)
+	return c.handle(h, room)
 }
 
 const (
@@ -195,7 +201,7 @@ func parseHeader(b []byte) (header, error) {
 }
 
 // handle dispatches one request.
-func (c *conn) handle(h header) error {
+func (c *conn) handle(h header, room *broker.Room) error {
 	a, ok := c.s.apis[h.key]
 	if !ok {
 		return fmt.Errorf("unknown api key %d", h.key)
@@ -204,7 +210,7 @@ func (c *conn) handle(h header) error {
 		return c.unsupported(h, a)
 	}
 	if h.key == kmsg.Produce.Int16() {
-		return c.produce(h, a)
+		return c.produce(h, a, room)
 	}
 	r := newReply(h, a)
 	req := kmsg.RequestForKey(h.key)

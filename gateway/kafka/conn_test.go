@@ -337,7 +337,7 @@ func TestHalfOpen(t *testing.T) {
 	l.ackAfter = func() <-chan time.Time { return time.After(50 * time.Millisecond) }
 	big := batchOf(1, 900<<10)
 	for range 20 {
-		l.Produce(context.Background(), big, func(broker.Produced) {})
+		l.Produce(context.Background(), big, nil, func(broker.Produced) {})
 	}
 	for range 5 {
 		w := h.dial()

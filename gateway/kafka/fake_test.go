@@ -18,6 +18,7 @@ import (
 
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/storage"
 	"github.com/cirrolog/cirrolog/storage/batch"
 	"github.com/cirrolog/cirrolog/storage/ids"
 )
@@ -150,6 +151,10 @@ type memLog struct {
 	buffers chan struct{}
 	// cold makes reads fail to find data unless they may wait, for so long.
 	cold atomic.Int64
+	// rooms, when set, is where rooms come from; placed counts the batches that lay
+	// in theirs where it was said, at head of the last one.
+	rooms        *storage.Log
+	head, placed atomic.Int64
 
 	mu       sync.Mutex
 	batches  [][]byte
@@ -162,7 +167,18 @@ type memLog struct {
 	wg       sync.WaitGroup
 }
 
-func (l *memLog) Produce(_ context.Context, records []byte, done func(broker.Produced)) {
+func (l *memLog) Room(size, head, n int) *broker.Room {
+	if l.rooms == nil {
+		return nil
+	}
+	l.head.Store(int64(head))
+	return l.rooms.Room(size, head, n)
+}
+
+func (l *memLog) Produce(_ context.Context, records []byte, room *broker.Room, done func(broker.Produced)) {
+	if room != nil && &records[0] == &room.B[l.head.Load()] {
+		l.placed.Add(1)
+	}
 	h, err := batch.Validate(records)
 	if err != nil {
 		done(broker.Produced{BaseOffset: -1, LogAppendTime: -1, Err: err})

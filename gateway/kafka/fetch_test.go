@@ -14,7 +14,7 @@ import (
 )
 
 func (l *memLog) append(n, size int) {
-	l.Produce(context.Background(), batchOf(n, size), func(broker.Produced) {})
+	l.Produce(context.Background(), batchOf(n, size), nil, func(broker.Produced) {})
 }
 
 // summary is a Fetch response in short: topic-partition:bytes or error.

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"io"
 	"sync"
+
+	"github.com/cirrolog/cirrolog/services/broker"
 )
 
 // Frames are recycled by size class, so that a steady load allocates nothing.
@@ -17,6 +19,7 @@ const (
 type frame struct {
 	b     []byte
 	class int
+	room  *broker.Room // b is there
 }
 
 type framePool struct {
@@ -25,12 +28,18 @@ type framePool struct {
 
 // read reads a frame of size bytes and the four of its length before it.
 // Memory beyond frameStep is only allocated as bytes arrive, so a lying length
-// costs nothing.
-func (p *framePool) read(br *bufio.Reader, size int) (*frame, error) {
+// costs nothing; a room, when not nil, has it all. The frame releases the room.
+func (p *framePool) read(br *bufio.Reader, size int, room *broker.Room) (*frame, error) {
+	f := &frame{room: room}
+	if room != nil {
+		f.b = room.B
+	} else {
+		f = p.get(min(size, frameStep))
+	}
 	if _, err := br.Discard(4); err != nil {
+		p.put(f)
 		return nil, err
 	}
-	f := p.get(min(size, frameStep))
 	f.b = f.b[:min(size, cap(f.b))]
 	if err := p.fill(br, f, size); err != nil {
 		p.put(f)
@@ -73,6 +82,10 @@ func (p *framePool) get(size int) *frame {
 
 // put takes back a frame: nothing may refer to its bytes any more.
 func (p *framePool) put(f *frame) {
+	if f.room != nil {
+		f.room.Release()
+		return
+	}
 	if f.class <= maxFrameClass {
 		p.classes[f.class].Put(f)
 	}

@@ -22,7 +22,7 @@ func (h *harness) withBuffers(n int, partitions int32, batches, size int) *broke
 		l := h.b.log(topic.ID, p)
 		l.buffers = buffers
 		for range batches {
-			l.Produce(context.Background(), records, func(broker.Produced) {})
+			l.Produce(context.Background(), records, nil, func(broker.Produced) {})
 		}
 	}
 	return topic

@@ -60,18 +60,20 @@ func (w *walker) skipString() {
 	w.skip(max(n, 0))
 }
 
-func (w *walker) skipBytes() {
+func (w *walker) skipBytes() { w.skip(w.bytesLen()) }
+
+// bytesLen reads the length of bytes, 0 for null.
+func (w *walker) bytesLen() int {
 	if w.flexible {
-		w.skip(max(w.uvarint()-1, 0))
-		return
+		return max(w.uvarint()-1, 0)
 	}
 	if len(w.b) < 4 {
 		w.bad = true
-		return
+		return 0
 	}
 	n := int(int32(binary.BigEndian.Uint32(w.b)))
 	w.skip(4)
-	w.skip(max(n, 0))
+	return max(n, 0)
 }
 
 func (w *walker) skipTags() {

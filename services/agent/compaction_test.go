@@ -336,7 +336,7 @@ func appendBatch(t testing.TB, b *broker.Broker, topic *broker.Topic, sequence i
 		t.Fatal(err)
 	}
 	done := make(chan broker.Produced, 1)
-	p.Produce(t.Context(), raw, func(r broker.Produced) { done <- r })
+	p.Produce(t.Context(), raw, nil, func(r broker.Produced) { done <- r })
 	r := <-done
 	return r.BaseOffset, r.Err
 }

@@ -27,7 +27,7 @@ func put(t *testing.T, b *broker.Broker, topic *broker.Topic, part int32, n int,
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	p.Produce(t.Context(), data, func(r broker.Produced) { done <- r.Err })
+	p.Produce(t.Context(), data, nil, func(r broker.Produced) { done <- r.Err })
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func produceGroupRecords(t *testing.T, b *broker.Broker, id string, records ...b
 		t.Fatal(err)
 	}
 	done := make(chan broker.Produced, 1)
-	p.Produce(t.Context(), raw, func(r broker.Produced) { done <- r })
+	p.Produce(t.Context(), raw, nil, func(r broker.Produced) { done <- r })
 	if r := <-done; r.Err != nil {
 		t.Fatal(r.Err)
 	}

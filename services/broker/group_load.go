@@ -17,7 +17,7 @@ type groupLog interface {
 	// MaxBytes is the largest batch that it takes now.
 	MaxBytes() int
 	// Produce appends a batch, see Partition.Produce.
-	Produce(ctx context.Context, records []byte, done func(Produced))
+	Produce(ctx context.Context, records []byte, room *Room, done func(Produced))
 	// Read reads some of the log, see Partition.Read.
 	Read(ctx context.Context, o ReadOptions) ReadResult
 }

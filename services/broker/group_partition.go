@@ -296,7 +296,7 @@ func (p *groupPartition) appendBatch(ctx context.Context, records []batch.Record
 		done(Produced{Err: err})
 		return
 	}
-	p.log.Produce(ctx, b, done)
+	p.log.Produce(ctx, b, nil, done)
 }
 
 // acked notes what became of a batch. It does not block.

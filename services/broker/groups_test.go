@@ -47,7 +47,7 @@ func (l *memoryLog) set(change func()) {
 	change()
 }
 
-func (l *memoryLog) Produce(_ context.Context, records []byte, done func(Produced)) {
+func (l *memoryLog) Produce(_ context.Context, records []byte, _ *Room, done func(Produced)) {
 	l.mu.Lock()
 	gate, fail := l.gate, l.fail
 	if fail == nil && len(records) > l.max {

@@ -56,8 +56,9 @@ func (p *Partition) checkEpoch(epoch int32) error {
 // is called exactly once, when they are durable or have failed; it may be
 // called before Produce returns, and from another goroutine, and must not
 // block. records is stamped in place and may be reused when Produce has
-// returned. Produce waits for room until ctx ends (ErrThrottled).
-func (p *Partition) Produce(ctx context.Context, records []byte, done func(Produced)) {
+// returned; room is where it lies (see Room), or nil. Produce waits for space until
+// ctx ends (ErrThrottled).
+func (p *Partition) Produce(ctx context.Context, records []byte, room *Room, done func(Produced)) {
 	fail := func(err error) {
 		done(Produced{BaseOffset: -1, LogAppendTime: -1, LogStart: p.log.Offsets().Start, Err: err})
 	}
@@ -66,7 +67,7 @@ func (p *Partition) Produce(ctx context.Context, records []byte, done func(Produ
 		fail(err)
 		return
 	}
-	opts := storage.AppendOptions{Epoch: p.LeaderEpoch(), LogAppendTime: p.config().TimestampType == metadata.LogAppendTime}
+	opts := storage.AppendOptions{Epoch: p.LeaderEpoch(), LogAppendTime: p.config().TimestampType == metadata.LogAppendTime, Room: room}
 	err = p.log.Append(ctx, records, h, opts, func(r storage.AppendResult) {
 		out := Produced{BaseOffset: r.Base, LogAppendTime: r.LogAppendTime, LogStart: p.log.Offsets().Start}
 		if r.Err != nil {
@@ -78,6 +79,13 @@ func (p *Partition) Produce(ctx context.Context, records []byte, done func(Produ
 		fail(storageError(err))
 	}
 }
+
+// Room is memory for a request, from which the disk can take a large batch.
+type Room = storage.Room
+
+// Room returns memory for a request of size bytes, those from head on a batch of n
+// bytes for Produce, or nil where such a batch is copied anyway.
+func (p *Partition) Room(size, head, n int) *Room { return p.log.Room(size, head, n) }
 
 func (p *Partition) validate(records []byte) (batch.Header, error) {
 	if p.gone.Load() {
