@@ -53,6 +53,15 @@ func (f *countingFile) WriteAt(b []byte, at int64) (int, error) {
 	return f.File.WriteAt(b, at)
 }
 
+// WriteAtSync implements vfs.SyncWriter: a write and a sync.
+func (f *countingFile) WriteAtSync(b []byte, at int64) (int, error) {
+	n, err := f.WriteAt(b, at)
+	if err == nil {
+		err = f.Sync()
+	}
+	return n, err
+}
+
 func (f *countingFile) Sync() error {
 	f.fs.syncs.Add(1)
 	return f.File.Sync()

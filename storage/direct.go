@@ -27,6 +27,8 @@ type direct struct {
 	gap       [][]byte
 	held      []*wal.Chunk // of gap
 	recovered bool         // the block at from may be in the file already
+	dirty     bool         // the file has bytes before from that are not synced
+	synced    bool         // by the write
 	file      *openFile
 	data      []byte // the blocks
 	entry     wal.Entry
@@ -47,7 +49,7 @@ func (l *Log) planDirectLocked(r *record) {
 			return
 		}
 	}
-	d := &direct{store: l.store, from: s.written, end: r.fileEnd() &^ (vfs.BlockSize - 1), claimed: s.claim}
+	d := &direct{store: l.store, from: s.written, end: r.fileEnd() &^ (vfs.BlockSize - 1), claimed: s.claim, dirty: s.dirty}
 	if s.directs > 0 {
 		d.from = s.claim
 	}
@@ -228,7 +230,7 @@ func (q *directQueue) write() {
 		q.queued = append(q.queued[:0], q.queued[1:]...)
 		q.mu.Unlock()
 		if err == nil {
-			err = writeBlocks(d.file, d.data, d.from, d.recovered)
+			err = d.write()
 		}
 		q.mu.Lock()
 		d.err = err
@@ -244,6 +246,19 @@ func (q *directQueue) write() {
 	}
 }
 
+// write writes the blocks. When no other log is at it they are synced with it: nobody
+// is there to share a sync with, and it is one change of thread less. As after a sync of
+// the file, everything before them in it is durable then.
+func (d *direct) write() error {
+	n := d.store.writers.Add(1)
+	defer d.store.writers.Add(-1)
+	write := d.file.WriteAt
+	if f, ok := d.file.File.(vfs.SyncWriter); ok && n == 1 && !d.dirty {
+		write, d.synced = f.WriteAtSync, true
+	}
+	return writeBlocksBy(d.file, write, d.data, d.from, d.recovered)
+}
+
 func (q *directQueue) sync() {
 	for {
 		q.mu.Lock()
@@ -255,7 +270,7 @@ func (q *directQueue) sync() {
 			return
 		}
 		for i, d := range round {
-			if err == nil && (i == 0 || round[i-1].file != d.file) {
+			if err == nil && !d.synced && (i == 0 || round[i-1].file != d.file || round[i-1].synced) {
 				err = d.file.Sync()
 			}
 			if d.err == nil {

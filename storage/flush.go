@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -196,6 +197,10 @@ func (w *pieceWriter) finish(closes bool) error {
 // file already, synced, with the ring no longer having all of its bytes: it is
 // then the same, and is left alone.
 func writeBlocks(f vfs.File, b []byte, at int64, recovered bool) error {
+	return writeBlocksBy(f, f.WriteAt, b, at, recovered)
+}
+
+func writeBlocksBy(f io.ReaderAt, write func([]byte, int64) (int, error), b []byte, at int64, recovered bool) error {
 	if recovered {
 		old := vfs.AlignedBytes(vfs.BlockSize)
 		if got, _ := f.ReadAt(old, at); got == len(old) && bytes.Equal(old, b[:len(old)]) {
@@ -205,7 +210,7 @@ func writeBlocks(f vfs.File, b []byte, at int64, recovered bool) error {
 	if len(b) == 0 {
 		return nil
 	}
-	_, err := f.WriteAt(b, at)
+	_, err := write(b, at)
 	return err
 }
 

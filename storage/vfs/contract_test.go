@@ -267,6 +267,36 @@ func blocksOf(t testing.TB, fsys vfs.FS, name string) int64 {
 	return -1
 }
 
+// WriteAtSync writes as WriteAt does, also with direct I/O.
+func TestContractWriteAtSync(t *testing.T) {
+	eachFS(t, func(t *testing.T, fsys vfs.FS, dir string) {
+		name := filepath.Join(dir, "a")
+		f := open(t, fsys, name, vfs.Create|vfs.Direct)
+		defer f.Close()
+		b := vfs.AlignedBytes(3 * vfs.BlockSize)
+		for i := range b {
+			b[i] = byte('a' + i/vfs.BlockSize)
+		}
+		w, ok := f.(vfs.SyncWriter)
+		if !ok {
+			t.Fatal("no SyncWriter")
+		}
+		for _, at := range []int64{2 * vfs.BlockSize, 0} {
+			if n, err := w.WriteAtSync(b, at); n != len(b) || err != nil {
+				t.Fatalf("wrote %d, %v", n, err)
+			}
+		}
+		want := string(b) + string(b[vfs.BlockSize:])
+		if got := get(t, fsys, name); got != want {
+			t.Fatalf("%d bytes, not those written", len(got))
+		}
+		must(t, f.Close())
+		if _, err := w.WriteAtSync(b, 0); err == nil {
+			t.Fatal("a write to a closed file")
+		}
+	})
+}
+
 // Reserved space takes room, but is no part of the file; Truncate gives it back.
 func TestContractReserve(t *testing.T) {
 	eachFS(t, func(t *testing.T, fsys vfs.FS, dir string) {

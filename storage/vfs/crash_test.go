@@ -150,6 +150,11 @@ func TestCrashDsync(t *testing.T) {
 	wantOutcomes(t, outcomes(t, m, look), "13", "23")
 	write(t, dsync, "4", 0)
 	wantOutcomes(t, outcomes(t, m, look), "43")
+	write(t, plain, "5", 0)
+	if n, err := plain.(vfs.SyncWriter).WriteAtSync([]byte("6"), 1); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	wantOutcomes(t, outcomes(t, m, look), "46", "56")
 }
 
 // The hook sees every change, and a clone taken in it is of that moment.

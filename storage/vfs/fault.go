@@ -185,6 +185,24 @@ func (f *faultFile) WriteAt(b []byte, off int64) (int, error) {
 	return f.File.WriteAt(b, off)
 }
 
+// WriteAtSync implements SyncWriter, by a write and a sync where the file can't.
+func (f *faultFile) WriteAtSync(b []byte, off int64) (int, error) {
+	w, ok := f.File.(SyncWriter)
+	if !ok {
+		n, err := f.WriteAt(b, off)
+		if err == nil {
+			err = f.Sync()
+		}
+		return n, err
+	}
+	for _, op := range []Op{OpWrite, OpSync} {
+		if err := f.f.check(op, f.name); err != nil {
+			return 0, err
+		}
+	}
+	return w.WriteAtSync(b, off)
+}
+
 // Reserve implements Reserver, as far as the file does.
 func (f *faultFile) Reserve(size int64) error {
 	if err := f.f.check(OpReserve, f.name); err != nil {

@@ -448,6 +448,7 @@ type memFile struct {
 var (
 	_ Preallocator = (*memFile)(nil)
 	_ Reserver     = (*memFile)(nil)
+	_ SyncWriter   = (*memFile)(nil)
 )
 
 // checkLocked refuses what an open file does not allow.
@@ -493,6 +494,13 @@ func (f *memFile) ReadAt(b []byte, off int64) (int, error) {
 }
 
 func (f *memFile) WriteAt(b []byte, off int64) (int, error) {
+	return f.write(b, off, f.flag&Dsync != 0)
+}
+
+// WriteAtSync implements SyncWriter.
+func (f *memFile) WriteAtSync(b []byte, off int64) (int, error) { return f.write(b, off, true) }
+
+func (f *memFile) write(b []byte, off int64, dsync bool) (int, error) {
 	if err := f.aligned("write", b, off); err != nil {
 		return 0, err
 	}
@@ -517,7 +525,7 @@ func (f *memFile) WriteAt(b []byte, off int64) (int, error) {
 		n.modTime = time.Now()
 		w := &fileOp{off: off, data: append([]byte(nil), b...)}
 		n.pending = append(n.pending, w)
-		if f.flag&Dsync == 0 {
+		if !dsync {
 			return nil
 		}
 		if f.fs.onOp != nil {

@@ -103,6 +103,30 @@ func (f *osFile) Sync() error {
 	}
 }
 
+// WriteAtSync implements SyncWriter, by a write and a sync where the system has no
+// RWF_DSYNC (gVisor).
+func (f *osFile) WriteAtSync(b []byte, off int64) (done int, err error) {
+	for done < len(b) {
+		n, err := unix.Pwritev2(int(f.Fd()), [][]byte{b[done:]}, off+int64(done), unix.RWF_DSYNC)
+		if n > 0 {
+			done += n
+		}
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS):
+			if n, err := f.WriteAt(b[done:], off+int64(done)); err != nil {
+				return done + n, err
+			}
+			return len(b), f.Sync()
+		case err != nil:
+			return done, &fs.PathError{Op: "pwritev2", Path: f.Name(), Err: err}
+		case n == 0:
+			return done, &fs.PathError{Op: "pwritev2", Path: f.Name(), Err: io.ErrShortWrite}
+		}
+	}
+	return done, nil
+}
+
 func (f *osFile) Size() (int64, error) {
 	st, err := f.Stat()
 	if err != nil {

@@ -101,6 +101,12 @@ type Preallocator interface {
 	Preallocate(size int64) error
 }
 
+// SyncWriter is implemented by files that can write and sync in one: the bytes, and
+// what is needed to find them, are durable when WriteAtSync returns (RWF_DSYNC).
+type SyncWriter interface {
+	WriteAtSync(b []byte, off int64) (int, error)
+}
+
 // Reserver is implemented by files that can reserve space without growing:
 // writes there never find the disk full.
 type Reserver interface {
