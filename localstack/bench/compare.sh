@@ -83,10 +83,11 @@ load() { # load SERVER ARGS…
   WIRE_TRIES=$tries "$work/wire" kraw -addr 127.0.0.1:$port -pid "$pid" -rounds 1 -warm "$w" "$@"
 }
 
-# used SERVER: a server that has been in use: twice GIB were written, so that memory and disk are
-# not touched for the first time, and deleted (by the next pass); nothing waits for the disk.
+# used SERVER PARTS: a server that has been in use: twice GIB were written to as many partitions as
+# the pass has, so that memory and disk are not touched for the first time, and deleted (by the
+# next pass); nothing waits for the disk.
 used() {
-  warm=0 tries=1 load "$1" -mode produce -total $((gib * 2048 * (1 << 20))) > /dev/null
+  warm=0 tries=1 load "$1" -mode produce -parts "$2" -total $((gib * 2048 * (1 << 20))) > /dev/null
   sync
 }
 
@@ -97,17 +98,17 @@ pass() {
   case $1 in
   small)
     start "$s" 16 "$1"
-    used "$s"
+    used "$s" 16
     warm=0 tries=1 load "$s" -mode produce -parts 16 -batch 16384 -total $((gib * mib * 64)) > /dev/null
     load "$s" -mode produce -parts 16 -batch 16384 -total $((gib * mib * 256));;
   tiny)
     start "$s" 1 "$1"
-    used "$s"
+    used "$s" 1
     warm=0 tries=1 load "$s" -mode produce -batch 1024 -inflight 64 -total $((gib * mib * 8)) > /dev/null
     load "$s" -mode produce -batch 1024 -inflight 64 -total $((gib * mib * 32));;
   e2e)
     start "$s" 1 "$1"
-    used "$s"
+    used "$s" 1
     warm=0 tries=1 load "$s" -mode e2e -linger 1ms -dur 5s > /dev/null
     tries=$((tries < 2 ? tries : 2)) load "$s" -mode e2e -linger 1ms -dur 20s | tr '\n' ' ' | sed 's/ *$/\n/';;
   full)
@@ -128,7 +129,7 @@ pass() {
     esac;;
   *) # a partition's limit above the batch size, as consumers of such batches set it
     start "$s" "$1" "$1"
-    used "$s"
+    used "$s" "$1"
     load "$s" -mode both -parts "$1" -total $((gib * mib * 1024)) -maxpart $((2 * mib));;
   esac
 }
