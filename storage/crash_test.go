@@ -82,8 +82,12 @@ func (w *world) add(partitions int) {
 	}
 }
 
+// crashTail is the memory tail: the least, so that batches are evicted, or enough for
+// rooms, so that large ones are not copied.
+var crashTail int64 = 1
+
 func crashOptions(fsys vfs.FS) storage.Options {
-	return storage.Options{FS: fsys, Dir: crashDir, WALSize: 128 << 10, TailBytes: 1, ReadBytes: 1, MaxFiles: 4, DirectBytes: 8 << 10,
+	return storage.Options{FS: fsys, Dir: crashDir, WALSize: 128 << 10, TailBytes: crashTail, ReadBytes: 1, MaxFiles: 4, DirectBytes: 8 << 10,
 		Now: func() time.Time { return time.UnixMilli(5000) }}
 }
 
@@ -474,7 +478,9 @@ func kill(f *vfs.Fault) {
 // power much later.
 func TestKillsAndPowerLosses(t *testing.T) {
 	seed := crashtest.Seed(t)
+	defer func() { crashTail = 1 }()
 	for round := range uint64(12) {
+		crashTail = 1 + int64(round%2)*128<<20
 		w := &world{t: t, rng: rand.New(rand.NewPCG(seed, round))}
 		mem := newCrashFS(t)
 		w.add(4)

@@ -22,7 +22,8 @@ type Room struct {
 	moved []byte // the batch, when Append has moved it
 }
 
-// roomShare is the part of the memory tail that rooms may take: their senders may be slow.
+// roomShare is the part of the memory tail that rooms may hold. Their senders may be slow,
+// and each of them holds its whole chunk.
 const roomShare = 16
 
 // Room returns memory for a request of size bytes whose bytes from head on are a
@@ -35,13 +36,13 @@ func (l *Log) Room(size, head, n int) *Room {
 		return nil
 	}
 	need := size + 2*vfs.BlockSize // any place in a block, and a block before it
-	if need > wal.ChunkSize || s.rooms.Add(int64(need)) > s.opts.TailBytes/roomShare {
-		s.rooms.Add(-int64(need))
+	if need > wal.ChunkSize || s.rooms.Add(1) > s.opts.TailBytes/roomShare/wal.ChunkSize {
+		s.rooms.Add(-1)
 		return nil
 	}
 	chunk, off, err := s.directMem.get(need, func() (*wal.Chunk, error) { return s.pool.TryGet(need), nil })
 	if chunk == nil || err != nil {
-		s.rooms.Add(-int64(need))
+		s.rooms.Add(-1)
 		return nil
 	}
 	r := &Room{store: s, chunk: chunk, piece: chunk.B[off : off+need : off+need]}
@@ -101,7 +102,7 @@ func (r *Room) batch(b []byte) []byte {
 
 // Release ends the caller's use of B. What was appended stays.
 func (r *Room) Release() {
-	r.store.rooms.Add(-int64(len(r.piece)))
+	r.store.rooms.Add(-1)
 	r.chunk.Release()
 	r.B, r.piece, r.chunk = nil, nil, nil
 }

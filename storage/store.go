@@ -30,7 +30,7 @@ type Store struct {
 	// directMem is where large batches are put together.
 	directMem directMem
 	writers   atomic.Int32 // logs that write a large batch now
-	rooms     atomic.Int64 // bytes of rooms that are not released
+	rooms     atomic.Int64 // that are not released
 	noDirect  atomic.Bool  // the stream or the file system can't
 	blocks    sync.Pool    // *[]byte of two blocks, to peek at headers
 	chunks    chunkQueue
