@@ -3,19 +3,15 @@
 package minio
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,10 +20,7 @@ import (
 	"github.com/cirrolog/cirrolog/tiering/objstore/s3"
 )
 
-const (
-	startLimit = 30 * time.Second
-	stopLimit  = 10 * time.Second
-)
+const startLimit = 30 * time.Second
 
 // Endpoint is a server and a fresh bucket on it.
 type Endpoint struct {
@@ -107,32 +100,11 @@ func (sh *Shared) Stop() error {
 
 // server is a running MinIO.
 type server struct {
-	cmd  *exec.Cmd
-	dir  string
-	url  string
-	key  string
-	log  *lockedBuffer
-	done chan struct{} // closed when the process has ended
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.b.Len() > 1<<20 {
-		l.b.Reset()
-	}
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	*testenv.Process
+	dir string
+	url string
+	key string
+	log testenv.Output
 }
 
 func launch(t testing.TB) *server {
@@ -143,11 +115,11 @@ func launch(t testing.TB) *server {
 		t.Fatal(err)
 	}
 	for attempt := range 3 { // the free port may be taken by another meanwhile
-		s := &server{dir: dir, key: "test-" + strings.ToLower(rand.Text()[:16]), log: &lockedBuffer{}, done: make(chan struct{})}
+		s := &server{dir: dir, key: "test-" + strings.ToLower(rand.Text()[:16])}
 		if err = s.run(path); err == nil {
 			return s
 		}
-		t.Logf("minio, attempt %d: %v\n%s", attempt+1, err, s.log)
+		t.Logf("minio, attempt %d: %v\n%s", attempt+1, err, s.log.String())
 	}
 	_ = os.RemoveAll(dir)
 	t.Fatalf("start minio: %v", err)
@@ -155,88 +127,44 @@ func launch(t testing.TB) *server {
 }
 
 func (s *server) run(path string) error {
-	port, err := freePort()
+	port, err := testenv.FreePort()
 	if err != nil {
 		return err
 	}
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	s.url = "http://" + addr
-	s.cmd = exec.Command(path, "server", "--quiet", "--address", addr, "--console-address", "127.0.0.1:0", s.dir)
-	s.cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+s.key, "MINIO_ROOT_PASSWORD="+s.key, "MINIO_BROWSER=off", "HOME="+s.dir)
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	// The kernel kills the server when the thread that started it ends, so a
-	// test binary that is killed leaves none behind; hence the locked thread.
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(s.done)
-		err := s.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = s.cmd.Wait() // killed: always an error
-		}
-	}()
-	if err := <-started; err != nil {
+	cmd := exec.Command(path, "server", "--quiet", "--address", addr, "--console-address", "127.0.0.1:0", s.dir)
+	cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+s.key, "MINIO_ROOT_PASSWORD="+s.key, "MINIO_BROWSER=off", "HOME="+s.dir)
+	cmd.Stdout, cmd.Stderr = &s.log, &s.log
+	if s.Process, err = testenv.StartProcess(cmd); err != nil {
 		return err
 	}
-	if err := s.ready(); err != nil {
-		return errors.Join(err, s.kill())
+	if err := s.Await(startLimit, 50*time.Millisecond, s.ready); err != nil {
+		return errors.Join(err, s.Kill())
 	}
 	return nil
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// ready asks the server whether it is.
+func (s *server) ready(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/minio/health/ready", nil)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
-// ready waits until the server answers.
-func (s *server) ready() error {
-	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
-	defer cancel()
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/minio/health/ready", nil)
-		if err != nil {
-			return err
-		}
-		if resp, err := c.Do(req); err == nil {
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
-		}
-		select {
-		case <-s.done:
-			return errors.New("minio ended")
-		case <-ctx.Done():
-			return fmt.Errorf("minio is not ready: %w", ctx.Err())
-		case <-time.After(50 * time.Millisecond):
-		}
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
 	}
-}
-
-func (s *server) kill() error {
-	err := s.cmd.Process.Kill()
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
 	}
-	select {
-	case <-s.done:
-	case <-time.After(stopLimit):
-		return errors.Join(err, errors.New("minio does not end"))
-	}
-	return err
+	return nil
 }
 
 func (s *server) stop() error {
-	return errors.Join(s.kill(), os.RemoveAll(s.dir))
+	return errors.Join(s.Kill(), os.RemoveAll(s.dir))
 }
 
 func (s *server) endpoint(t testing.TB) Endpoint {

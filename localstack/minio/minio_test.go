@@ -29,7 +29,7 @@ func TestShared(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer bkt.Close()
-	if err := objstore.Probe(ctx, bkt); err != nil {
+	if _, err := objstore.Probe(ctx, bkt); err != nil {
 		t.Fatal(err)
 	}
 	if err := server.Stop(); err != nil {

@@ -138,7 +138,7 @@ func (a *Agent) openBucket(ctx context.Context) error {
 	a.onClose(func() error { return objstore.Close(a.bucket) })
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	err = objstore.Probe(ctx, b)
+	_, err = objstore.Probe(ctx, b)
 	if errors.Is(err, objstore.ErrUnsuitable) {
 		err = fmt.Errorf("%w: choose a store that enforces conditional writes; `cirrolog doctor --bucket` checks one", err)
 	}

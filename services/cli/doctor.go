@@ -128,7 +128,8 @@ func checkBucket(ctx context.Context, url string) finding {
 	began := time.Now()
 	b, err := bucketurl.Open(ctx, url, bucketurl.Options{FS: vfs.OS()})
 	if err == nil {
-		err = errors.Join(objstore.Probe(ctx, b), objstore.Close(b))
+		_, err = objstore.Probe(ctx, b)
+		err = errors.Join(err, objstore.Close(b))
 	}
 	if err != nil {
 		return finding{"bucket", statusFail, err.Error()}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -91,7 +92,56 @@ func (l lax) Put(ctx context.Context, key string, body objstore.Body, opts objst
 }
 
 func TestProbeUnsuitable(t *testing.T) {
-	if err := objstore.Probe(context.Background(), lax{objstore.NewMem()}); !errors.Is(err, objstore.ErrUnsuitable) {
+	if _, err := objstore.Probe(context.Background(), lax{objstore.NewMem()}); !errors.Is(err, objstore.ErrUnsuitable) {
 		t.Fatalf("probe of a store without conditions: %v", err)
+	}
+}
+
+// strays answers lists otherwise than asked.
+type strays struct {
+	objstore.Bucket
+	list func(b objstore.Bucket, ctx context.Context, prefix, after string, limit int) ([]objstore.ObjectInfo, bool, error)
+}
+
+func (s strays) List(ctx context.Context, prefix, after string, limit int) ([]objstore.ObjectInfo, bool, error) {
+	return s.list(s.Bucket, ctx, prefix, after, limit)
+}
+
+func TestProbeWantsLists(t *testing.T) {
+	for name, f := range map[string]func(b objstore.Bucket, ctx context.Context, prefix, after string, limit int) ([]objstore.ObjectInfo, bool, error){
+		"out of order": func(b objstore.Bucket, ctx context.Context, prefix, after string, limit int) ([]objstore.ObjectInfo, bool, error) {
+			list, more, err := b.List(ctx, prefix, after, limit)
+			slices.Reverse(list)
+			return list, more, err
+		},
+		"not from a key on": func(b objstore.Bucket, ctx context.Context, prefix, _ string, limit int) ([]objstore.ObjectInfo, bool, error) {
+			return b.List(ctx, prefix, "", limit)
+		},
+		"without more": func(b objstore.Bucket, ctx context.Context, prefix, after string, limit int) ([]objstore.ObjectInfo, bool, error) {
+			list, _, err := b.List(ctx, prefix, after, limit)
+			return list, false, err
+		},
+	} {
+		m := objstore.NewMem()
+		if _, err := objstore.Probe(t.Context(), strays{m, f}); !errors.Is(err, objstore.ErrUnsuitable) || !strings.Contains(err.Error(), "list") {
+			t.Errorf("probe of a store with lists %s: %v", name, err)
+		}
+		if list, _, err := m.List(t.Context(), "", "", 10); err != nil || len(list) != 0 {
+			t.Errorf("probe of a store with lists %s left %v, %v", name, list, err)
+		}
+	}
+}
+
+func TestAhead(t *testing.T) {
+	at := func(s float64) time.Time { return time.Unix(1000, 0).Add(time.Duration(s * float64(time.Second))) }
+	for _, c := range []struct {
+		shown, began, ended, want float64
+	}{{10, 10.9, 11.5, 0}, {11, 10.9, 11.5, 0}, {10, 11.5, 12, -0.5}, {14, 11, 12, 2}, {5, 5.2, 5.3, 0}} {
+		if got := objstore.Ahead(at(c.shown), at(c.began), at(c.ended)); got != time.Duration(c.want*float64(time.Second)) {
+			t.Errorf("a clock that shows %v between %v and %v: ahead by %v, want %v s", c.shown, c.began, c.ended, got, c.want)
+		}
+	}
+	if objstore.Ahead(time.Time{}, at(1), at(2)) != 0 {
+		t.Error("no time")
 	}
 }

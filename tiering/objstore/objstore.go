@@ -7,6 +7,7 @@ package objstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 )
@@ -27,6 +28,9 @@ var (
 	ErrThrottled = errors.New("objstore: store is busy")
 	// ErrDenied: credentials are missing, expired or not allowed.
 	ErrDenied = errors.New("objstore: access denied")
+	// ErrClock: denied because the store's clock and this machine's differ too
+	// much (S3: 403 RequestTimeTooSkewed, by more than 15 minutes).
+	ErrClock = fmt.Errorf("%w: the clocks of the store and of this machine differ too much", ErrDenied)
 	// ErrChecksum: the bytes received are not those of the checksum.
 	ErrChecksum = errors.New("objstore: checksum mismatch")
 	// ErrNoBucket: the bucket itself is not there.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -16,42 +17,77 @@ var ErrUnsuitable = errors.New("objstore: store is not suitable")
 
 const probeRoom = "probe/"
 
-// Probe checks with one small object below "probe/" what Cirrolog relies on:
-// create-only and compare-and-swap puts are enforced, a list shows an object
-// right after its put, ranged reads work and a delete is seen at once. It
-// removes its object. An answer that breaks the contract is ErrUnsuitable;
-// other errors are the store's own.
-func Probe(ctx context.Context, b Bucket) (err error) {
-	key := probeRoom + rand.Text()
+// Probe checks with three small objects below "probe/" what Cirrolog relies on:
+// create-only and compare-and-swap puts are enforced, lists show objects
+// right after their puts, in byte order and from any key on, ranged reads work and
+// a delete is seen at once. It removes its objects. An answer that breaks the contract is
+// ErrUnsuitable; other errors are the store's own.
+//
+// ahead is how much later it is by the store's clock, which stamps objects, than by
+// this machine's: to a second, and 0 as far as the time of the put explains it.
+func Probe(ctx context.Context, b Bucket) (ahead time.Duration, err error) {
+	key, put := probeRoom+rand.Text(), true
 	defer func() {
+		if !put {
+			return
+		}
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if derr := b.Delete(clean, key); derr != nil && err == nil {
 			err = fmt.Errorf("probe bucket: clean up: %w", derr)
 		}
 	}()
+	if ahead, err = probeClock(ctx, b, key); err != nil {
+		put = !errors.Is(err, ErrNoBucket) && !errors.Is(err, ErrDenied)
+		return 0, fmt.Errorf("probe bucket: %w", err)
+	}
 	for _, step := range []func(context.Context, Bucket, string) error{probeConditions, probeList, probeRange, probeDelete} {
 		if err := step(ctx, b, key); err != nil {
-			return fmt.Errorf("probe bucket: %w", err)
+			return 0, fmt.Errorf("probe bucket: %w", err)
 		}
 	}
-	return nil
+	return ahead, nil
+}
+
+// probeClock creates the object and looks when the store says that it did.
+func probeClock(ctx context.Context, b Bucket, key string) (ahead time.Duration, err error) {
+	began := time.Now()
+	if created, err := PutCreateOnly(ctx, b, key, bytes.NewReader([]byte("cirrolog probe 1")), PutOptions{}); err != nil || !created {
+		return 0, fmt.Errorf("create: %w", err)
+	}
+	ended := time.Now()
+	info, err := b.Head(ctx, key)
+	if err != nil {
+		return 0, fmt.Errorf("head: %w", err)
+	}
+	if info.Size != 16 || info.ETag == "" {
+		return 0, fmt.Errorf("head says %d bytes, etag %q: %w", info.Size, info.ETag, ErrUnsuitable)
+	}
+	return Ahead(info.Modified, began, ended), nil
+}
+
+// Ahead is how much later it is by another clock that showed a time, of whole seconds, at some moment
+// between began and ended.
+func Ahead(shown, began, ended time.Time) time.Duration {
+	switch {
+	case shown.IsZero():
+		return 0
+	case shown.After(ended):
+		return shown.Sub(ended)
+	case shown.Add(time.Second).Before(began):
+		return shown.Add(time.Second).Sub(began)
+	}
+	return 0
 }
 
 func probeConditions(ctx context.Context, b Bucket, key string) error {
 	first, second := bytes.NewReader([]byte("cirrolog probe 1")), bytes.NewReader([]byte("cirrolog probe 2"))
-	if created, err := PutCreateOnly(ctx, b, key, first, PutOptions{}); err != nil || !created {
-		return fmt.Errorf("create: %w", err)
-	}
 	if err := expect(ctx, b, key, second, PutOptions{IfNoneMatch: true}); err != nil {
 		return fmt.Errorf("create-only put (If-None-Match) on an object that is there: %w", err)
 	}
 	info, err := b.Head(ctx, key)
 	if err != nil {
 		return fmt.Errorf("head: %w", err)
-	}
-	if info.Size != 16 || info.ETag == "" {
-		return fmt.Errorf("head says %d bytes, etag %q: %w", info.Size, info.ETag, ErrUnsuitable)
 	}
 	if err := (Retry{}).Do(ctx, func() error {
 		_, _ = second.Seek(0, io.SeekStart)
@@ -82,14 +118,41 @@ func expect(ctx context.Context, b Bucket, key string, body *bytes.Reader, opts 
 	return err
 }
 
-func probeList(ctx context.Context, b Bucket, key string) error {
-	return Retry{}.Do(ctx, func() error {
-		list, _, err := b.List(ctx, key, "", 1)
-		if err == nil && (len(list) != 1 || list[0].Key != key || list[0].Size != 16) {
-			err = fmt.Errorf("list does not show what was put: %w", ErrUnsuitable)
+// probeList lists the object and two more behind it, two at a time.
+func probeList(ctx context.Context, b Bucket, key string) (err error) {
+	keys := []string{key, key + "Z", key + "a"} // in byte order, which is not a dictionary's
+	rest := keys[1:]
+	defer func() {
+		failed, derr := b.DeleteMany(context.WithoutCancel(ctx), rest)
+		for _, e := range failed {
+			derr = errors.Join(derr, e)
 		}
-		return err
-	})
+		if derr != nil && err == nil {
+			err = fmt.Errorf("delete many: %w", derr)
+		}
+	}()
+	for _, k := range rest {
+		if _, err := PutCreateOnly(ctx, b, k, bytes.NewReader([]byte("cirrolog probe 3")), PutOptions{}); err != nil {
+			return fmt.Errorf("create: %w", err)
+		}
+	}
+	for _, page := range []struct {
+		after string
+		want  []string
+	}{{"", keys[:2]}, {keys[1], keys[2:]}} {
+		var got []ObjectInfo
+		var more bool
+		if err := (Retry{}).Do(ctx, func() (err error) {
+			got, more, err = b.List(ctx, key, page.after, 2)
+			return err
+		}); err != nil {
+			return fmt.Errorf("list: %w", err)
+		}
+		if !slices.EqualFunc(got, page.want, func(o ObjectInfo, k string) bool { return o.Key == k && o.Size == 16 }) || more != (page.after == "") {
+			return fmt.Errorf("list of the first two keys from %q on shows %d, more: %t, not what was put in the order of keys (S3's ListObjectsV2 with start-after): %w", page.after, len(got), more, ErrUnsuitable)
+		}
+	}
+	return nil
 }
 
 func probeRange(ctx context.Context, b Bucket, key string) error {

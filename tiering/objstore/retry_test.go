@@ -68,7 +68,7 @@ func (b noSwaps) Put(ctx context.Context, key string, body objstore.Body, opts o
 
 func TestProbeWantsSwaps(t *testing.T) {
 	b := noSwaps{objstore.NewMem()}
-	if err := objstore.Probe(context.Background(), b); !errors.Is(err, objstore.ErrUnsuitable) {
+	if _, err := objstore.Probe(context.Background(), b); !errors.Is(err, objstore.ErrUnsuitable) {
 		t.Fatalf("probe: %v", err)
 	}
 	if list, _, err := b.List(context.Background(), "", "", 10); err != nil || len(list) != 0 {

@@ -76,7 +76,8 @@ func TestOpenLocal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(objstore.Probe(context.Background(), b), objstore.Close(b)); err != nil {
+		_, err = objstore.Probe(context.Background(), b)
+		if err = errors.Join(err, objstore.Close(b)); err != nil {
 			t.Errorf("%s: %v", raw, err)
 		}
 	}

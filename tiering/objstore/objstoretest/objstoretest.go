@@ -417,7 +417,7 @@ func testPutCreateOnly(t *testing.T, ctx context.Context, b objstore.Bucket) {
 }
 
 func testProbe(t *testing.T, ctx context.Context, b objstore.Bucket) {
-	if err := objstore.Probe(ctx, b); err != nil {
+	if ahead, err := objstore.Probe(ctx, b); err != nil || ahead.Abs() > time.Minute {
 		t.Fatal(err)
 	}
 	list, _, err := b.List(ctx, "", "", 10)

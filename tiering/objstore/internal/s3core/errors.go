@@ -39,6 +39,8 @@ func sentinel(f Failure, write bool) error {
 		return objstore.ErrChecksum
 	case "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch":
 		return objstore.ErrDenied
+	case "RequestTimeTooSkewed":
+		return objstore.ErrClock
 	case "SlowDown", "RequestTimeout", "ConditionalRequestConflict", "OperationAborted":
 		return objstore.ErrThrottled
 	}
