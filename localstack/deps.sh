@@ -35,6 +35,12 @@ deb_file() { # deb_file PROGRAM PACKAGE: takes PROGRAM out of PACKAGE, whose ser
   rm -rf "$tmp"
 }
 
+redis_server() { # redis-server is a link to redis-check-rdb of redis-tools; the package redis-server adds a service, which is not wanted
+  [ -x "$bin/redis-server" ] || command -v redis-server >/dev/null 2>&1 && return
+  apt_get redis-check-rdb redis-tools
+  ! command -v redis-check-rdb >/dev/null 2>&1 || ln -sf "$(command -v redis-check-rdb)" "$bin/redis-server"
+}
+
 go_tool() { # go_tool PROGRAM MODULE@VERSION
   [ -x "$bin/$1" ] && [ "$(cat "$bin/$1.version" 2>/dev/null)" = "$2" ] && return
   echo "deps: building $2"
@@ -59,6 +65,7 @@ apt_get java default-jre-headless
 apt_get mvn maven
 apt_get curl curl
 deb_file promtool prometheus
+redis_server
 apt_get node nodejs
 apt_get npm npm
 python3 -c 'import ensurepip, venv' 2>/dev/null || apt_get "python3 with venv" python3-venv
@@ -68,6 +75,7 @@ stamped .cache/clients/python "$(python3 --version 2>&1; cat $matrix/python/requ
 stamped .cache/clients/node "$(node --version 2>&1; cat $matrix/node/package-lock.json)" node_clients .cache/clients/node
 (cd $matrix/go && ${GO:-go} mod download) || echo "deps: could not download the Go clients" >&2
 ! command -v mvn >/dev/null 2>&1 || ./localstack/bench/kafka/kafka.sh jars || echo "deps: could not download Kafka" >&2
+! command -v mvn >/dev/null 2>&1 || ./localstack/dynamodb/dynamodb.sh jars || echo "deps: could not download DynamoDB Local" >&2
 go_tool minio "$minio"
 go_tool staticcheck "$staticcheck"
 exit 0

@@ -1,6 +1,11 @@
 package kv
 
-import "fmt"
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+)
 
 // CheckCommit refuses what no driver takes: ErrLimit beyond the limits of a
 // commit, ErrInvalid for an empty key or one that stands twice among the ops or
@@ -63,6 +68,31 @@ func CheckRange(prefix, from string, limit int) error {
 	}
 	if from != "" && (len(from) < len(prefix) || from[:len(prefix)] != prefix) {
 		return fmt.Errorf("%w: range from %q lies outside prefix %q", ErrInvalid, from, prefix)
+	}
+	return nil
+}
+
+// Probe checks with one small row below "probe/" that a store can be written, and that its commits heed
+// their preconditions. It removes the row.
+func Probe(ctx context.Context, s Store) (err error) {
+	key := "probe/" + rand.Text()
+	create := func() error {
+		_, err := s.Commit(ctx, []Op{{Key: key, Value: []byte("x")}}, []Precondition{{Key: key}})
+		return err
+	}
+	if err := create(); err != nil && !errors.Is(err, ErrUnknown) {
+		return fmt.Errorf("probe metadata store: write: %w", err)
+	}
+	defer func() {
+		if _, derr := s.Commit(context.WithoutCancel(ctx), []Op{{Key: key, Delete: true}}, nil); derr != nil && err == nil {
+			err = fmt.Errorf("probe metadata store: clean up: %w", derr)
+		}
+	}()
+	if _, err := s.Get(ctx, key); err != nil {
+		return fmt.Errorf("probe metadata store: read what was written: %w", err)
+	}
+	if err := create(); !errors.Is(err, ErrConflict) {
+		return fmt.Errorf("probe metadata store: a commit whose precondition does not hold was not refused: %w", err)
 	}
 	return nil
 }

@@ -105,3 +105,9 @@ type Leases interface {
 	// dead one without comparing clocks.
 	Holder(ctx context.Context, key string) (owner string, counter uint64, err error)
 }
+
+// Clock is what a Store may also be: one that tells the time of the machine that keeps it.
+type Clock interface {
+	// Time asks for the time, to a second or better.
+	Time(ctx context.Context) (time.Time, error)
+}
