@@ -73,16 +73,20 @@ func (l *Log) appendBatch(ctx context.Context, b []byte, h batch.Header, opts Ap
 	}
 	r.Entry = wal.Entry{TP: l.tp, Kind: wal.KindBatch, Epoch: opts.Epoch, Base: base, Last: h.LastOffset(), Data: b, Owner: r}
 	r.result.Base, r.result.Last, r.maxTS, r.crc = base, r.Last, h.MaxTimestamp, h.CRC
-	rolled, err := l.place(r, now)
-	if err != nil {
-		return err
-	}
-	if rolled {
-		defer l.store.enqueue(l)
-	}
-	if err := l.enter(ctx, r, opts.Room); err != nil {
-		l.unplace()
-		return appendError(err)
+	for again := true; again; {
+		rolled, err := l.place(r, now)
+		if err != nil {
+			return err
+		}
+		if rolled { // now: the room that this append may wait for is there when the segment is tiered
+			l.store.enqueue(l)
+		}
+		if again, err = l.enterOrGiveWay(ctx, r, opts.Room); again || err != nil {
+			l.unplace()
+		}
+		if err != nil {
+			return appendError(err)
+		}
 	}
 	l.settle(r, h, opts.Room.batch(b), now)
 	taken = true
@@ -159,7 +163,7 @@ func (l *Log) place(r *record, now time.Time) (rolled bool, err error) {
 	if l.err != nil {
 		return false, l.err
 	}
-	if l.closed {
+	if l.closed || l.frozen {
 		return false, ErrClosed
 	}
 	s := l.activeLocked()
@@ -167,6 +171,7 @@ func (l *Log) place(r *record, now time.Time) (rolled bool, err error) {
 		l.closeSegLocked(s, now)
 		s, rolled = nil, true
 	}
+	l.rollWanted = false
 	if s == nil {
 		s = l.newSegLocked(r.Base)
 	}
@@ -184,7 +189,7 @@ func (l *Log) fullLocked(s *seg, r *record, now time.Time) bool {
 	if s.size == 0 {
 		return false
 	}
-	return s.size+int64(r.size) > l.cfg.SegmentBytes || now.Sub(s.began) >= l.cfg.SegmentAge ||
+	return l.rollWanted || s.size+int64(r.size) > l.cfg.SegmentBytes || now.Sub(s.began) >= l.cfg.SegmentAge ||
 		r.Last-s.base > math.MaxInt32
 }
 
@@ -196,6 +201,7 @@ func (l *Log) newSegLocked(base int64) *seg {
 
 // closeSegLocked makes the active segment a closing one; the flusher does the rest.
 func (l *Log) closeSegLocked(s *seg, now time.Time) {
+	l.rollWanted = false
 	s.state, s.closedAt = segClosing, now
 	s.producers = l.producers.snapshot(now.UnixMilli(), l.store.opts.ProducerExpiry)
 }
@@ -247,6 +253,10 @@ func (s *Store) announce(entries []*wal.Entry, err error) {
 		s.fail(err)
 	}
 	for _, e := range entries {
+		if c, ok := e.Owner.(*carried); ok {
+			c.announced(e, err)
+			continue
+		}
 		r := e.Owner.(*record)
 		l := r.log
 		l.mu.Lock()
@@ -257,6 +267,9 @@ func (s *Store) announce(entries []*wal.Entry, err error) {
 		}
 		if err == nil {
 			l.hw = r.Last + 1
+			if s.remote() && !l.closed {
+				l.noteRunLocked(r)
+			}
 			l.pending += int64(r.unwritten)
 			if r.direct != nil {
 				l.wroteDirectLocked(r)
@@ -304,19 +317,25 @@ func (s *Store) announce(entries []*wal.Entry, err error) {
 // whether it does; the files follow.
 func (l *Log) RollIfOld(force bool) bool {
 	l.appendMu.Lock()
-	l.mu.Lock()
-	now := l.store.opts.Now()
-	s := l.activeLocked()
-	roll := s != nil && s.size > 0 && l.err == nil && !l.closed && (force || now.Sub(s.began) >= l.cfg.SegmentAge)
-	if roll {
-		l.closeSegLocked(s, now)
-	}
-	l.mu.Unlock()
+	rolled := l.roll(force)
 	l.appendMu.Unlock()
-	if roll {
+	if rolled {
 		l.store.enqueue(l)
 	}
-	return roll
+	return rolled
+}
+
+// roll is RollIfOld with l.appendMu held.
+func (l *Log) roll(force bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.store.opts.Now()
+	s := l.activeLocked()
+	if s == nil || s.size == 0 || l.err != nil || l.closed || !force && now.Sub(s.began) < l.cfg.SegmentAge {
+		return false
+	}
+	l.closeSegLocked(s, now)
+	return true
 }
 
 const logsDir = "logs"

@@ -125,8 +125,8 @@ func (l *Log) prepareDirect(ctx context.Context, r *record, room *Room) error {
 // directBlocks puts r's blocks together, in the room or in memory of their own.
 func (l *Log) directBlocks(ctx context.Context, r *record, room *Room) error {
 	d := r.direct
-	blocks, data, ok := room.place(r.Data, d.gap)
-	if ok {
+	blocks := room.place(r.Data, d.gap)
+	if blocks != nil {
 		r.Chunk = room.chunk
 		r.Chunk.Retain()
 	} else {
@@ -136,16 +136,12 @@ func (l *Log) directBlocks(ctx context.Context, r *record, room *Room) error {
 			return err
 		}
 		r.Chunk, blocks = c, c.B[off:off+n]
-		at := 0
-		for _, g := range d.gap {
-			at += copy(blocks[at:], g)
-		}
-		data = blocks[at:n:n]
-		copy(data, r.Data)
+		copy(blocks[copyAll(blocks, d.gap):], r.Data)
 	}
 	releaseAll(d.held)
 	d.gap, d.held = nil, nil
-	r.Data, d.data = data, blocks[:d.end-d.from]
+	n := len(blocks)
+	r.Data, d.data = blocks[n-int(r.size):n:n], blocks[:d.end-d.from]
 	return nil
 }
 
@@ -189,6 +185,14 @@ func (l *Log) cancelDirect(r *record) {
 	r.seg.claim = d.claimed
 	r.direct, r.unwritten = nil, r.size
 	l.mu.Unlock()
+}
+
+// copyAll copies the pieces to b, one behind the other, and returns their size.
+func copyAll(b []byte, pieces [][]byte) (n int) {
+	for _, p := range pieces {
+		n += copy(b[n:], p)
+	}
+	return n
 }
 
 func releaseAll(chunks []*wal.Chunk) {
@@ -247,8 +251,8 @@ func (q *directQueue) write() {
 }
 
 // write writes the blocks. When no other log is at it they are synced with it: nobody
-// is there to share a sync with, and it is one change of thread less. As after a sync of
-// the file, everything before them in it is durable then.
+// is there to share a sync with. As after a sync of the file, everything before them in
+// it is durable then.
 func (d *direct) write() error {
 	n := d.store.writers.Add(1)
 	defer d.store.writers.Add(-1)
@@ -256,7 +260,7 @@ func (d *direct) write() error {
 	if f, ok := d.file.File.(vfs.SyncWriter); ok && n == 1 && !d.dirty {
 		write, d.synced = f.WriteAtSync, true
 	}
-	return writeBlocksBy(d.file, write, d.data, d.from, d.recovered)
+	return writeBlocks(d.file, write, d.data, d.from, d.recovered)
 }
 
 func (q *directQueue) sync() {

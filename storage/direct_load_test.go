@@ -111,8 +111,13 @@ func (m *mixed) compare(t *testing.T, when string, got map[int64]uint32) {
 // Many appenders of large and small batches, readers, rolls, trims and evictions at
 // the same time: everything is read back as it was appended, after a restart too.
 func TestMixedSizesUnderLoad(t *testing.T) {
+	t.Run("with little memory", func(t *testing.T) { mixedSizesUnderLoad(t, 1) })
+	t.Run("with rooms", func(t *testing.T) { mixedSizesUnderLoad(t, 128<<20) })
+}
+
+func mixedSizesUnderLoad(t *testing.T, tail int64) {
 	const writers, each = 8, 40
-	o := storage.Options{FS: vfs.OS(), Dir: t.TempDir(), WALSize: 8 << 20, TailBytes: 1, DirectBytes: 64 << 10, ReadBytes: 1}
+	o := storage.Options{FS: vfs.OS(), Dir: t.TempDir(), WALSize: 8 << 20, TailBytes: tail, DirectBytes: 64 << 10, ReadBytes: 1}
 	s, err := storage.Open(o)
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/storage/vfs"
 )
 
@@ -74,6 +75,32 @@ func OpenDisk(fsys vfs.FS, dir string) (*Disk, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// PeekDisk reads the identity of a data directory without changing it; one that is not there yet is of no
+// cluster and no node (-1). ErrInUse: another process works on it.
+func PeekDisk(fsys vfs.FS, dir string) (Identity, error) {
+	d := &Disk{fs: fsys, dir: dir}
+	name := filepath.Join(dir, "LOCK")
+	if _, err := fsys.Stat(name); err == nil {
+		lock, err := fsys.Lock(name)
+		if errors.Is(err, vfs.ErrLocked) {
+			return Identity{}, fmt.Errorf("%w: %s: stop that one or choose another --data-dir", ErrInUse, dir)
+		}
+		if err != nil {
+			return Identity{}, fmt.Errorf("lock data directory: %w", err)
+		}
+		defer lock.Close()
+	}
+	b, err := readFile(d.fs, d.path(), 64<<10)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Identity{NodeID: -1, Epoch: -1}, nil
+	}
+	if err != nil {
+		return Identity{}, fmt.Errorf("read data directory: %w", err)
+	}
+	err = d.decode(b)
+	return d.Identity, err
 }
 
 // makeDurable makes dir and its name, and those of the parents it had to make.
@@ -151,7 +178,7 @@ func (d *Disk) Save() error {
 }
 
 // ID returns the disk id.
-func (d *Disk) ID() (id [16]byte) {
+func (d *Disk) ID() (id ids.DiskID) {
 	b, err := hex.DecodeString(d.Identity.DiskID)
 	if err == nil {
 		copy(id[:], b)

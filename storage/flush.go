@@ -193,14 +193,10 @@ func (w *pieceWriter) finish(closes bool) error {
 	return w.write(whole)
 }
 
-// writeBlocks writes whole blocks. After a recovery the first one may stand in the
+// writeBlocks writes whole blocks of f by write. After a recovery the first one may stand in the
 // file already, synced, with the ring no longer having all of its bytes: it is
 // then the same, and is left alone.
-func writeBlocks(f vfs.File, b []byte, at int64, recovered bool) error {
-	return writeBlocksBy(f, f.WriteAt, b, at, recovered)
-}
-
-func writeBlocksBy(f io.ReaderAt, write func([]byte, int64) (int, error), b []byte, at int64, recovered bool) error {
+func writeBlocks(f io.ReaderAt, write func([]byte, int64) (int, error), b []byte, at int64, recovered bool) error {
 	if recovered {
 		old := vfs.AlignedBytes(vfs.BlockSize)
 		if got, _ := f.ReadAt(old, at); got == len(old) && bytes.Equal(old, b[:len(old)]) {
@@ -216,7 +212,7 @@ func writeBlocksBy(f io.ReaderAt, write func([]byte, int64) (int, error), b []by
 
 // write writes staging[:n].
 func (w *pieceWriter) write(n int) error {
-	if err := writeBlocks(w.file, w.staging[:n], w.at, w.recovered); err != nil {
+	if err := writeBlocks(w.file, w.file.WriteAt, w.staging[:n], w.at, w.recovered); err != nil {
 		return w.log.diskError("write segment", err)
 	}
 	w.recovered = false
@@ -406,7 +402,7 @@ func (l *Log) finishSegment(s *seg) error {
 // checksum, with those behind it, of which the file may not have all yet.
 func (l *Log) releaseSpilledLocked() {
 	for _, r := range l.tail[:l.written] {
-		if r.spill != nil && !r.seg.dirty && l.readableLocked(r) {
+		if r.spill != nil && (!r.seg.dirty || l.store.remote()) && l.readableLocked(r) {
 			r.spill.file.unref(l.store)
 			r.spill = nil
 		}

@@ -84,7 +84,12 @@ func (l *Log) dropOldIndex() {
 	// The .log must not come back by a power loss when the .idx has gone: it
 	// would look like an open segment in front of closed ones.
 	if err := l.store.opts.FS.SyncDir(l.dir()); err != nil {
-		_ = l.diskError("sync directory", err) // tells it
+		l.mu.Lock()
+		removed := l.closed && errors.Is(err, fs.ErrNotExist)
+		l.mu.Unlock()
+		if !removed { // with its directory, meanwhile
+			_ = l.diskError("sync directory", err) // tells it
+		}
 		return
 	}
 	for _, s := range gone {
@@ -103,6 +108,7 @@ func (l *Log) MarkTiered(last int64) {
 			s.tiered = true
 		}
 	}
+	l.dropRunsLocked(last + 1)
 	l.mu.Unlock()
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/storage/lock"
 	"github.com/cirrolog/cirrolog/storage/segment"
 	"github.com/cirrolog/cirrolog/storage/wal"
 )
@@ -87,7 +88,7 @@ type Log struct {
 	tp    ids.TopicPartition
 
 	// appendMu orders appends: sequence check, offsets, place in the stream.
-	appendMu  sync.Mutex
+	appendMu  lock.Mutex
 	producers producers
 
 	flushMu sync.Mutex // one writer of segment files at a time
@@ -110,6 +111,10 @@ type Log struct {
 	dirty       bool    // in the store's dirty set
 	queued      bool    // in the store's flush queue
 	closed      bool    // deleted or store closed
+	frozen      bool    // takes no appends, see Freeze
+	rollWanted  bool    // the active segment is to be closed, see closeForRoom
+	giveWay     func()  // not nil: an append waits for room, and this interrupts it
+	runs        []run   // what of it the stream alone has, see remote.go; by offset
 	later       []int64 // recovery: bases of open segments behind the one that is read
 	reused      []int64 // recovery: bases of segments of used blocks that no entry was found of yet
 	err         error
@@ -122,6 +127,9 @@ func newLog(s *Store, tp ids.TopicPartition, cfg LogConfig, start int64) *Log {
 	l.next.Store(start)
 	return l
 }
+
+// MaxBatch is that of the log's store.
+func (l *Log) MaxBatch() int { return l.store.MaxBatch() }
 
 // TP names the partition.
 func (l *Log) TP() ids.TopicPartition { return l.tp }
@@ -168,6 +176,7 @@ func (l *Log) SetStart(offset int64) {
 	l.mu.Lock()
 	if offset > l.start {
 		l.start = offset
+		l.dropRunsLocked(offset)
 		l.wakeLocked()
 	}
 	l.mu.Unlock()

@@ -120,3 +120,16 @@ func (p *producers) restore(snap []segment.ProducerState) {
 		p.byID[s.ProducerID] = &c
 	}
 }
+
+// AddProducers returns the idempotence state after batches of these headers, which are in order,
+// were appended to a log with the state before.
+func AddProducers(state []segment.ProducerState, headers []batch.Header, now time.Time) []segment.ProducerState {
+	var p producers
+	p.restore(state)
+	for i := range headers {
+		if s := p.byID[headers[i].ProducerID]; s == nil || len(s.Batches) == 0 || s.Batches[len(s.Batches)-1].LastOffset < headers[i].BaseOffset {
+			p.add(&headers[i], now.UnixMilli())
+		}
+	}
+	return p.snapshot(now.UnixMilli(), math.MaxInt64)
+}

@@ -52,8 +52,8 @@ type recycledFile struct {
 func (s *Store) openRecycler() error {
 	r := &s.recycled
 	r.store, r.limit, r.least = s, maxRecycled, 4*s.opts.DirectBytes
-	if s.opts.DiskBudget > 0 {
-		r.limit = min(r.limit, s.opts.DiskBudget/8)
+	if s.diskBudget.Load() > 0 {
+		r.limit = min(r.limit, s.diskBudget.Load()/8)
 	}
 	dir := filepath.Join(s.opts.Dir, recycledDir)
 	if err := s.opts.FS.MkdirAll(dir); err != nil {
@@ -97,7 +97,7 @@ func (r *recycler) put(path string, size int64, dir string) bool {
 	r.mu.Lock()
 	s := r.store
 	full := !r.ready || r.bytes.Load()+size > r.limit || s.NoSpace() != nil ||
-		s.opts.DiskBudget > 0 && s.DiskUsed()+r.bytes.Load() > s.opts.DiskBudget
+		s.diskBudget.Load() > 0 && s.DiskUsed()+r.bytes.Load() > s.diskBudget.Load()
 	if full {
 		r.mu.Unlock()
 		return false

@@ -36,7 +36,7 @@ func (l *Log) Room(size, head, n int) *Room {
 		return nil
 	}
 	need := size + 2*vfs.BlockSize // any place in a block, and a block before it
-	if need > wal.ChunkSize || s.rooms.Add(1) > s.opts.TailBytes/roomShare/wal.ChunkSize {
+	if need > wal.ChunkSize || s.rooms.Add(1) > s.tailBytes.Load()/roomShare/wal.ChunkSize {
 		s.rooms.Add(-1)
 		return nil
 	}
@@ -67,11 +67,10 @@ func (l *Log) blockOffset(n int) int {
 
 // place moves the batch b to where its blocks can be written from, behind gap, the
 // bytes that are before it in them. It overwrites what the room has before the batch. It
-// returns the blocks with b's end and b's new place in them, or false when b is not
-// in the room or the room too small.
-func (r *Room) place(b []byte, gap [][]byte) (blocks, moved []byte, ok bool) {
+// returns gap and batch, or nil when b is not in the room or the room too small.
+func (r *Room) place(b []byte, gap [][]byte) []byte {
 	if r == nil || len(b) == 0 || len(r.piece)-r.at < len(b) || &r.piece[r.at] != &b[0] {
-		return nil, nil, false
+		return nil
 	}
 	n := 0
 	for _, g := range gap {
@@ -79,17 +78,15 @@ func (r *Room) place(b []byte, gap [][]byte) (blocks, moved []byte, ok bool) {
 	}
 	from := (r.at - n) &^ (vfs.BlockSize - 1)
 	if r.at < n || from+n+len(b) > len(r.piece) {
-		return nil, nil, false
+		return nil
 	}
 	at := from + n
 	if at != r.at {
 		copy(r.piece[at:], b)
 		r.at, r.moved = at, r.piece[at:at+len(b)]
 	}
-	for _, g := range gap {
-		from += copy(r.piece[from:], g)
-	}
-	return r.piece[at-n : at+len(b)], r.piece[at : at+len(b) : at+len(b)], true
+	copyAll(r.piece[from:], gap)
+	return r.piece[from : at+len(b)]
 }
 
 // batch returns the batch that was b before Append.
@@ -132,10 +129,10 @@ func (m *directMem) take(n int, next *wal.Chunk) (c *wal.Chunk, off int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.chunk == nil || m.used+n > len(m.chunk.B) {
+		m.dropLocked() // also before a wait for memory: it may be this that is waited for
 		if next == nil {
 			return nil, 0
 		}
-		m.dropLocked()
 		m.chunk, next = next, nil
 	}
 	if next != nil { // another one was faster

@@ -87,8 +87,10 @@ type Options struct {
 	// ProducerExpiry is how long an idle producer id is remembered; 0 means
 	// Kafka's 24 h (producer.id.expiration.ms).
 	ProducerExpiry time.Duration
-	Logger         *slog.Logger
-	Now            func() time.Time
+	// Remote makes the store one of class object.
+	Remote RemoteOptions
+	Logger *slog.Logger
+	Now    func() time.Time
 	// OnFailure is called once, with the error, when the disk has failed.
 	OnFailure func(error)
 	// OnClosed is called, without locks, after a segment was closed.
@@ -112,6 +114,7 @@ func (o *Options) setDefaults() error {
 		o.DirectBytes = math.MaxInt64
 	}
 	o.DirectBytes = max(o.DirectBytes, minDirect)
+	o.Remote.setDefaults()
 	if o.MaxFiles == 0 {
 		o.MaxFiles = DefaultMaxFiles
 	}

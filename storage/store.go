@@ -15,14 +15,13 @@ import (
 
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/storage/wal"
-	"github.com/cirrolog/cirrolog/storage/wal/ring"
 )
 
 // Store is the storage of one agent: one stream, one Log per partition.
 type Store struct {
 	opts     Options
 	stream   wal.Stream
-	capacity int64     // of the stream, in bytes
+	capacity int64     // of the ring, in bytes
 	pool     *wal.Pool // the memory tail
 	readPool *wal.Pool // buffers of reads from disk
 	files    *fileCache
@@ -35,12 +34,17 @@ type Store struct {
 	blocks    sync.Pool    // *[]byte of two blocks, to peek at headers
 	chunks    chunkQueue
 	dirty     dirtySet
-	aheads    aheadSet
-	ticks     atomic.Uint64 // seconds of the cleaner
+	kept      keptRuns
+	// roomWanted: an append waits for room since the stream, which is not on this disk, was trimmed to here, plus one.
+	roomWanted atomic.Uint64
+	aheads     aheadSet
+	ticks      atomic.Uint64 // seconds of the cleaner
 
-	waits    waits
-	diskUsed atomic.Int64 // bytes of segments, also those still to be written, and spill files
-	spillSeq atomic.Uint64
+	waits      waits
+	tailBytes  atomic.Int64 // bounds, see Options
+	diskBudget atomic.Int64
+	diskUsed   atomic.Int64 // bytes of segments, also those still to be written, and spill files
+	spillSeq   atomic.Uint64
 	// tailRecords counts the batches in the tails of all logs.
 	tailRecords atomic.Int64
 	// memoryRecords counts those that are durable and in memory.
@@ -76,10 +80,17 @@ func Open(opts Options) (*Store, error) {
 		files: newFileCache(opts.FS, opts.MaxFiles), logs: map[ids.TopicPartition]*Log{}, spills: map[uint64]*spillFile{},
 		freed: make(chan struct{}), cleanKick: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
+	s.tailBytes.Store(opts.TailBytes)
+	s.diskBudget.Store(opts.DiskBudget)
 	s.dirty.logs = map[*Log]struct{}{}
 	s.wake = sync.NewCond(&s.mu)
 	s.pool.OnPressure(s.kickCleaner)
 	s.readPool.OnPressure(func() { s.dropAheads(math.MaxUint64) })
+	if s.remote() {
+		if err := s.removeLocal(); err != nil {
+			return nil, err
+		}
+	}
 	for _, dir := range []string{filepath.Join(opts.Dir, "wal"), filepath.Join(opts.Dir, logsDir)} {
 		if err := opts.FS.MkdirAll(dir); err != nil {
 			return nil, fmt.Errorf("open storage: %w", err)
@@ -91,13 +102,15 @@ func Open(opts Options) (*Store, error) {
 			return nil, fmt.Errorf("open storage: %w", err)
 		}
 	}
-	stream, err := ring.Open(ring.Options{FS: opts.FS, Path: walPath(opts.Dir), Size: opts.WALSize, DiskID: opts.DiskID,
-		Pool: s.pool, Announce: s.announce, OnFull: s.kickCleaner, CheckRef: s.checkRef, Prefill: opts.Prefill})
+	stream, err := s.openStream()
 	if err != nil {
 		return nil, err
 	}
 	st := stream.State()
-	s.stream, s.capacity = stream, st.Capacity
+	s.stream = stream
+	if !s.remote() {
+		s.capacity = st.Capacity
+	}
 	s.noDirect.Store(!st.Refs)
 	if err = s.recover(); err == nil {
 		err = s.openRecycler()
@@ -166,7 +179,9 @@ func (s *Store) Logs() []*Log {
 
 // Remove deletes a partition's local bytes; readers and appenders of it get
 // ErrClosed from now on. A missing log is no error.
-func (s *Store) Remove(tp ids.TopicPartition) error {
+func (s *Store) Remove(tp ids.TopicPartition) error { return s.remove(tp, false) }
+
+func (s *Store) remove(tp ids.TopicPartition, keep bool) error {
 	s.mu.Lock()
 	l := s.logs[tp]
 	delete(s.logs, tp)
@@ -193,6 +208,10 @@ func (s *Store) Remove(tp ids.TopicPartition) error {
 		}
 	}
 	l.dropTailLocked(0)
+	if keep {
+		s.kept.add(tp, l.runs)
+	}
+	l.runs = nil
 	l.hasUnsynced, l.pending = false, 0
 	l.wakeLocked()
 	l.mu.Unlock()
@@ -337,7 +356,7 @@ func (s *Store) reserve(ctx context.Context, n int64) error {
 		if err := s.Err(); err != nil {
 			return err
 		}
-		if s.opts.DiskBudget == 0 {
+		if s.diskBudget.Load() == 0 {
 			s.diskUsed.Add(n)
 			return nil
 		}
@@ -345,7 +364,7 @@ func (s *Store) reserve(ctx context.Context, n int64) error {
 		freed := s.freed // before the look at what is used, so that no change is missed
 		s.mu.Unlock()
 		used := s.diskUsed.Load()
-		if used+s.recycled.bytes.Load()+s.capacity+n <= s.opts.DiskBudget {
+		if used+s.recycled.bytes.Load()+s.capacity+n <= s.diskBudget.Load() {
 			if s.diskUsed.CompareAndSwap(used, used+n) {
 				return nil
 			}
@@ -359,7 +378,7 @@ func (s *Store) reserve(ctx context.Context, n int64) error {
 		case <-s.quit:
 			return ErrClosed
 		case <-ctx.Done():
-			return fmt.Errorf("%w: disk budget of %d bytes is used up: %w", ErrBusy, s.opts.DiskBudget, context.Cause(ctx))
+			return fmt.Errorf("%w: disk budget of %d bytes is used up: %w", ErrBusy, s.diskBudget.Load(), context.Cause(ctx))
 		}
 	}
 }
@@ -375,7 +394,7 @@ const fullMargin = 1 << 20
 
 // DiskFull reports whether appends wait, or soon will, for the disk budget.
 func (s *Store) DiskFull() bool {
-	return s.opts.DiskBudget > 0 && s.DiskUsed()+fullMargin > s.opts.DiskBudget
+	return s.diskBudget.Load() > 0 && s.DiskUsed()+fullMargin > s.diskBudget.Load()
 }
 
 // noSpaceFor is how long a write that found no space counts: those that failed
@@ -397,8 +416,21 @@ type noSpace struct {
 	err error
 }
 
+// Limits are bounds of a Store that may change; see Options.
+type Limits struct{ TailBytes, ReadBytes, DiskBudget int64 }
+
+// SetLimits changes the bounds. What is used beyond lower ones is given back as it can be.
+func (s *Store) SetLimits(l Limits) {
+	s.tailBytes.Store(l.TailBytes)
+	s.pool.SetLimit(l.TailBytes)
+	s.readPool.SetLimit(l.ReadBytes)
+	s.diskBudget.Store(l.DiskBudget)
+	s.free(0) // who waits for space looks again
+	s.kickCleaner()
+}
+
 // DiskBudget returns the configured bound, 0 for none.
-func (s *Store) DiskBudget() int64 { return s.opts.DiskBudget }
+func (s *Store) DiskBudget() int64 { return s.diskBudget.Load() }
 
 func (s *Store) free(n int64) {
 	s.diskUsed.Add(-n)
@@ -428,7 +460,7 @@ type Stats struct {
 // Stats returns current figures.
 func (s *Store) Stats() Stats {
 	st := s.stream.State()
-	out := Stats{OpenFiles: s.files.open(), DiskUsed: s.DiskUsed(), DiskBudget: s.opts.DiskBudget,
+	out := Stats{OpenFiles: s.files.open(), DiskUsed: s.DiskUsed(), DiskBudget: s.diskBudget.Load(),
 		WALUsed: int64(st.End - st.Trimmed), WALSize: st.Capacity, WALBacklog: int64(st.End - st.Durable),
 		Waits: s.waits.n.Load(), WaitTime: time.Duration(s.waits.nanos.Load())}
 	out.TailBatches = s.tailRecords.Load()

@@ -152,6 +152,9 @@ func (s *Store) clean(staging []byte) error {
 			break
 		}
 	}
+	if s.remote() {
+		return s.cleanRemote()
+	}
 	st := s.stream.State()
 	used := int64(st.End - st.Trimmed)
 	if st.Err == nil && used > st.Capacity/4 {
@@ -188,7 +191,7 @@ func (s *Store) trim(target, durable wal.Pos, staging []byte) error {
 	}
 	defer unlock()
 	least := int64(minSegmentFlush)
-	if s.tailRecords.Load() > min(s.opts.TailBytes/recordMemory, maxRecords) {
+	if s.tailRecords.Load() > min(s.tailBytes.Load()/recordMemory, maxRecords) {
 		least = vfs.BlockSize
 	}
 	for _, l := range s.dirty.all() {
@@ -229,9 +232,14 @@ func (s *Store) lowest(durable wal.Pos) wal.Pos {
 	for _, l := range s.dirty.all() {
 		l.mu.Lock()
 		low, need := l.lowLocked()
+		idle := l.written == len(l.tail)
+		if s.remote() {
+			low, need = l.lowRunLocked()
+			idle = l.idleLocked()
+		}
 		if need {
 			durable = min(durable, low)
-		} else if l.written == len(l.tail) {
+		} else if idle {
 			s.dirty.mu.Lock()
 			delete(s.dirty.logs, l)
 			l.dirty = false
@@ -239,7 +247,8 @@ func (s *Store) lowest(durable wal.Pos) wal.Pos {
 		}
 		l.mu.Unlock()
 	}
-	return durable
+	// After the logs: what a log keeps no longer is here already.
+	return min(durable, s.kept.lowest(durable))
 }
 
 func (l *Log) holds(before wal.Pos) bool {

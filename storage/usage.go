@@ -26,6 +26,8 @@ type Usage struct {
 	// not yet in the bucket; WaitingSince is when the oldest of them was closed.
 	WaitingBytes int64
 	WaitingSince time.Time
+	// UntieredBytes are those of all segments that are not yet in the bucket, whole segments.
+	UntieredBytes int64
 }
 
 // Usage measures the log. tieredEnd is the offset behind what is tiered.
@@ -37,6 +39,9 @@ func (l *Log) Usage(tieredEnd int64) (u Usage) {
 			continue
 		}
 		u.Bytes += s.size
+		if !s.tiered && s.last >= max(tieredEnd, l.start) {
+			u.UntieredBytes += s.size
+		}
 		if s.state != segClosed || s.tiered || s.last < tieredEnd || s.last < l.start {
 			continue
 		}

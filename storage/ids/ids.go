@@ -6,6 +6,7 @@ package ids
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -47,6 +48,26 @@ func ParseTopicID(s string) (TopicID, error) {
 	if _, err := base64.RawURLEncoding.Strict().Decode(id[:], []byte(s)); err != nil {
 		return TopicID{}, fmt.Errorf("parse topic id %q: %w", s, err)
 	}
+	return id, nil
+}
+
+// DiskID is the random identity of a data directory. The zero value means "none".
+type DiskID [16]byte
+
+// IsZero reports whether the id is none.
+func (d DiskID) IsZero() bool { return d == DiskID{} }
+
+// String returns 32 hex digits.
+func (d DiskID) String() string { return hex.EncodeToString(d[:]) }
+
+// ParseDiskID parses the form of String.
+func ParseDiskID(s string) (DiskID, error) {
+	var id DiskID
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(id) || hex.EncodeToString(b) != s {
+		return id, fmt.Errorf("parse disk id %.100q: want 32 hex digits, small letters", s)
+	}
+	copy(id[:], b)
 	return id, nil
 }
 

@@ -72,6 +72,24 @@ func NewPool(limit int64) *Pool {
 // exhausted, so that the owner can give chunks back. Set it before use.
 func (p *Pool) OnPressure(f func()) { p.want = f }
 
+// SetLimit changes the bound, to at least four chunks. Chunks in use beyond a lower one go when
+// they are released.
+func (p *Pool) SetLimit(limit int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limit = max(limit, 4*ChunkSize)
+	for p.mapped > p.limit && len(p.free) > 0 {
+		p.unmapLocked(p.free[len(p.free)-1])
+		p.free = p.free[:len(p.free)-1]
+	}
+	p.wakeLocked()
+}
+
+func (p *Pool) wakeLocked() {
+	close(p.wait)
+	p.wait = make(chan struct{})
+}
+
 // Get returns a chunk of at least size bytes with one reference. It waits
 // while the pool is exhausted, until ctx ends.
 func (p *Pool) Get(ctx context.Context, size int) (*Chunk, error) {
@@ -192,10 +210,9 @@ func (p *Pool) unmapLocked(c *Chunk) {
 func (p *Pool) put(c *Chunk) {
 	p.mu.Lock()
 	p.inUse -= int64(len(c.B))
-	if len(c.B) != ChunkSize {
+	if len(c.B) != ChunkSize || p.mapped > p.limit {
 		p.unmapLocked(c)
-		close(p.wait)
-		p.wait = make(chan struct{})
+		p.wakeLocked()
 	} else {
 		p.freeLocked(c)
 	}
@@ -204,8 +221,7 @@ func (p *Pool) put(c *Chunk) {
 
 func (p *Pool) freeLocked(c *Chunk) {
 	p.free = append(p.free, c)
-	close(p.wait)
-	p.wait = make(chan struct{})
+	p.wakeLocked()
 }
 
 // Usage returns the bytes in use, the bytes mapped and the limit.

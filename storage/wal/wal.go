@@ -109,8 +109,9 @@ type Stream interface {
 	// MaxAppend.
 	Append(ctx context.Context, entries ...*Entry) error
 	// Trim says that entries before to are no longer needed. to is the Pos of
-	// an entry or a State().Durable. It is durable when Trim returns; until
-	// then a replay may show trimmed entries again.
+	// an entry or a State().Durable. It is durable when Trim returns, or, as
+	// State.TrimsLater tells, some time later; until then a replay may show
+	// trimmed entries again.
 	Trim(to Pos) error
 	// State tells the stream's bounds.
 	State() State
@@ -130,6 +131,9 @@ type State struct {
 	Capacity int64
 	// Refs tells that the stream takes KindRef.
 	Refs bool
+	// TrimsLater tells that a trim becomes durable after Trim has returned, and
+	// can't fail then.
+	TrimsLater bool
 	// Err is the error that poisoned the stream, or nil.
 	Err error
 }

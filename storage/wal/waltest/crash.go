@@ -92,11 +92,11 @@ func workload(t *testing.T, r *rig, rng *rand.Rand, appends int, k known, note f
 
 // A power loss at any operation keeps every acknowledged entry, in order, and
 // invents none.
-func testCrash(t *testing.T, open Open) {
+func testCrash(t *testing.T, open Open, limit int) {
 	seed := crashtest.Seed(t)
 	mem := vfs.NewMem()
 	state := newBox(known{})
-	s := crashtest.Sample(mem, seed, 200, state.get)
+	s := crashtest.Sample(mem, seed, limit, state.get)
 	r := opened(t, open, mem, 512<<10)
 	r.replay()
 	workload(t, r, rand.New(rand.NewPCG(seed, 1)), 200, known{}, state.set)
@@ -109,11 +109,11 @@ func testCrash(t *testing.T, open Open) {
 }
 
 // Each run begins with what a power loss in the run before has left.
-func testGenerations(t *testing.T, open Open) {
+func testGenerations(t *testing.T, open Open, rounds int) {
 	seed := crashtest.Seed(t)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	const size = 256 << 10
-	for range 8 {
+	for range rounds {
 		mem := vfs.NewMem()
 		var k known
 		for generation := range 6 {
@@ -191,6 +191,10 @@ func testPoisonedTrim(t *testing.T, open Open) {
 	r := opened(t, open, fault, 256<<10)
 	r.replay()
 	bounded(t, r)
+	if r.State().TrimsLater {
+		r.close()
+		t.Skip("this driver's Trim does not write")
+	}
 	for range 10 {
 		r.mustAppend(9000)
 	}
