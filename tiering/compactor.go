@@ -13,6 +13,7 @@ import (
 
 	"github.com/cirrolog/cirrolog/storage/batch"
 	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/storage/lock"
 	"github.com/cirrolog/cirrolog/storage/segment"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
 )
@@ -63,7 +64,7 @@ type CompactorOptions struct {
 type Compactor struct {
 	o       CompactorOptions
 	passes  atomic.Int64 // counter in generations
-	running sync.Mutex
+	running lock.Mutex
 
 	mu    sync.Mutex
 	stats CompactStats

@@ -112,7 +112,8 @@ func (r *Reader) MaxTimestamp(ctx context.Context, tp ids.TopicPartition, from i
 // EpochEnd returns the greatest leader epoch in the tiered range that is not
 // greater than epoch, and the offset at which it ends: where the next epoch
 // begins, or the end of the tiered range when that has no later one. ok is
-// false when every tiered epoch is greater.
+// false when every tiered epoch is greater. *GapError: the boundary lies where
+// the index has no rows.
 func (r *Reader) EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int32) (found int32, end int64, ok bool, err error) {
 	if err := r.enter(); err != nil {
 		return -1, -1, false, err
@@ -121,7 +122,10 @@ func (r *Reader) EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int3
 	// A row's epoch is its writer's, so no batch of it has a greater one:
 	// only rows about the boundary need their trailers.
 	var before *Segment
+	next := int64(-1) // behind the rows before, if there are any
 	err = r.eachRow(ctx, tp, 0, func(row Segment) (bool, error) {
+		behind := next
+		next = max(next, row.Last+1)
 		if row.Epoch <= epoch {
 			before, ok, end = &row, false, row.Last+1
 			return false, nil
@@ -130,8 +134,11 @@ func (r *Reader) EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int3
 		if err != nil {
 			return false, err
 		}
-		for _, e := range idx.Epochs {
+		for i, e := range idx.Epochs {
 			if e.Epoch > epoch {
+				if i == 0 && behind >= 0 && behind < row.Base {
+					return false, &GapError{TP: tp, From: behind, To: row.Base}
+				}
 				end = e.Start
 				return true, nil
 			}

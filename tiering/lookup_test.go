@@ -66,6 +66,32 @@ func TestEpochEnd(t *testing.T) {
 	}
 }
 
+// Where the index has forgotten rows between two epochs, neither is said to end there.
+func TestEpochEndInGap(t *testing.T) {
+	r := newReadRig(t, 0, nil)
+	put := func(base int64, epoch int32) {
+		segmentOf(testTP, base, makeBatch(base, 10, 0, 10, epoch)).put(t, r.b, r.x)
+	}
+	put(0, 0)
+	// 10 to 19 were of epoch 2, say.
+	put(20, 3)
+	put(40, 3) // 30 to 39 were of epoch 3
+	for _, epoch := range []int32{0, 1, 2} {
+		_, _, _, err := r.EpochEnd(t.Context(), testTP, epoch)
+		var gap *GapError
+		if !errors.As(err, &gap) || gap.From != 10 || gap.To != 20 || !errors.Is(err, ErrNoSegment) {
+			t.Errorf("epoch %d: %v", epoch, err)
+		}
+	}
+	if found, end, ok, err := r.EpochEnd(t.Context(), testTP, 3); err != nil || !ok || found != 3 || end != 50 {
+		t.Errorf("epoch 3: %d ends at %d, %v, %v", found, end, ok, err)
+	}
+	put(10, 2)
+	if found, end, ok, err := r.EpochEnd(t.Context(), testTP, 2); err != nil || !ok || found != 2 || end != 20 {
+		t.Errorf("epoch 2: %d ends at %d, %v, %v", found, end, ok, err)
+	}
+}
+
 func TestAborted(t *testing.T) {
 	r := newReadRig(t, 0, nil)
 	put := func(base int64, lastStable int64, txns ...segment.AbortedTxn) {

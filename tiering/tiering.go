@@ -21,6 +21,18 @@ const DataPrefix = "data/"
 // ErrNoSegment: no indexed segment holds the offset.
 var ErrNoSegment = errors.New("tiering: no segment holds the offset")
 
+// GapError is an ErrNoSegment of the offsets [From, To), which lie between indexed segments.
+type GapError struct {
+	TP       ids.TopicPartition
+	From, To int64
+}
+
+func (e *GapError) Error() string {
+	return fmt.Sprintf("%v: %s from %d to %d", ErrNoSegment, e.TP, e.From, e.To-1)
+}
+
+func (e *GapError) Unwrap() error { return ErrNoSegment }
+
 // SegmentKey names one object of tiered data.
 type SegmentKey struct {
 	TP          ids.TopicPartition
