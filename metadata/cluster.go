@@ -67,39 +67,23 @@ func parseNumbered(prefix, key string) (int64, error) {
 // bucket's create-only object decides between concurrent first boots; the row
 // "cluster" is written after it and so implies it.
 func (s *Store) openCluster(ctx context.Context) error {
+	owner, row, err := s.readCluster(ctx) // before anything is written
+	if err != nil {
+		return err
+	}
 	storeID, err := s.storeIdentity(ctx)
 	if err != nil {
 		return err
 	}
-	var row clusterRow
-	it, err := s.row(ctx, rowCluster)
-	if err != nil {
-		return err
-	}
-	if it.Revision != 0 {
-		if err := decode("row "+rowCluster, it.Value, &row); err != nil {
+	if owner == nil {
+		if owner, err = s.foundCluster(ctx, storeID); err != nil {
 			return err
 		}
-	}
-	owner, err := s.bucketOwner(ctx)
-	if err != nil {
-		return err
-	}
-	if owner == nil {
-		if row.ClusterID != "" {
-			return fmt.Errorf("%w: the metadata store belongs to cluster %s, but the bucket has no cluster: check the bucket's name, or restore it", ErrForeignBucket, row.ClusterID)
-		}
-		if s.opts.ClusterID != "" {
-			return fmt.Errorf("%w: the data directory belongs to cluster %s, but the bucket has no cluster: check the bucket's name, or start with an empty data directory", ErrForeignBucket, s.opts.ClusterID)
-		}
-		if owner, err = s.foundCluster(ctx, storeID); err != nil {
+		if err := s.checkCluster(owner, row); err != nil { // another one may have founded it
 			return err
 		}
 	}
 	s.clusterID = owner.ClusterID
-	if err := s.checkCluster(row); err != nil { // before anything is taken over
-		return err
-	}
 	if owner.Store != storeID {
 		if owner, err = s.adopt(ctx, owner, row, storeID); err != nil {
 			return err
@@ -109,15 +93,54 @@ func (s *Store) openCluster(ctx context.Context) error {
 	return s.writeClusterRow(ctx)
 }
 
-// checkCluster compares the bucket's cluster with the row and the disk.
-func (s *Store) checkCluster(row clusterRow) error {
-	if row.ClusterID != "" && row.ClusterID != s.clusterID {
-		return fmt.Errorf("%w: the bucket belongs to cluster %s, the metadata store to %s: run with the bucket or the data directory that belongs to the other", ErrForeignBucket, s.clusterID, row.ClusterID)
+// readCluster reads what bucket and key-value store say, and compares it with each other and
+// with the disk; owner is nil if the bucket has no cluster.
+func (s *Store) readCluster(ctx context.Context) (owner *clusterObject, row clusterRow, err error) {
+	var it kv.Item
+	err = s.retry(ctx, func() (err error) {
+		it, err = s.row(ctx, rowCluster)
+		return err
+	})
+	if err == nil && it.Revision != 0 {
+		err = decode("row "+rowCluster, it.Value, &row)
 	}
-	if s.opts.ClusterID != "" && s.opts.ClusterID != s.clusterID {
-		return fmt.Errorf("%w: the bucket belongs to cluster %s, the data directory to %s: run with the bucket or the data directory that belongs to the other", ErrForeignBucket, s.clusterID, s.opts.ClusterID)
+	if err == nil {
+		owner, err = s.bucketOwner(ctx)
+	}
+	switch {
+	case err != nil:
+	case owner != nil:
+		err = s.checkCluster(owner, row)
+	case row.ClusterID != "":
+		err = fmt.Errorf("%w: the metadata store belongs to cluster %s, but the bucket has no cluster: check the bucket's name, or restore it", ErrForeignBucket, row.ClusterID)
+	case s.opts.ClusterID != "":
+		err = fmt.Errorf("%w: the data directory belongs to cluster %s, but the bucket has no cluster: check the bucket's name, or start with an empty data directory", ErrForeignBucket, s.opts.ClusterID)
+	}
+	return owner, row, err
+}
+
+// checkCluster compares the bucket's cluster with the row and the disk.
+func (s *Store) checkCluster(owner *clusterObject, row clusterRow) error {
+	if row.ClusterID != "" && row.ClusterID != owner.ClusterID {
+		return fmt.Errorf("%w: the bucket belongs to cluster %s, the metadata store to %s: run with the bucket or the data directory that belongs to the other", ErrForeignBucket, owner.ClusterID, row.ClusterID)
+	}
+	if s.opts.ClusterID != "" && s.opts.ClusterID != owner.ClusterID {
+		return fmt.Errorf("%w: the bucket belongs to cluster %s, the data directory to %s: run with the bucket or the data directory that belongs to the other", ErrForeignBucket, owner.ClusterID, s.opts.ClusterID)
 	}
 	return nil
+}
+
+// storeID reads the identity of the key-value store; "": it has none yet.
+func (s *Store) storeID(ctx context.Context) (string, error) {
+	var row storeRow
+	err := s.retry(ctx, func() error {
+		it, err := s.row(ctx, rowStore)
+		if err == nil && it.Revision != 0 {
+			err = decode("row "+rowStore, it.Value, &row)
+		}
+		return err
+	})
+	return row.Store, err
 }
 
 // storeIdentity returns the identity of the key-value store, given at its first use.
@@ -203,12 +226,11 @@ func (s *Store) createCluster(ctx context.Context, key string, c *clusterObject)
 	return decodeCluster(key, other)
 }
 
-// adopt handles a bucket that belongs to another key-value store than this one.
-// A bucket without topics is taken over, which the former store finds out by
-// the recovery object; one with topics is refused.
-func (s *Store) adopt(ctx context.Context, owner *clusterObject, row clusterRow, storeID string) (*clusterObject, error) {
+// mayAdopt refuses to take over a bucket that belongs to another key-value store than
+// this one, unless it is without topics.
+func (s *Store) mayAdopt(ctx context.Context, owner *clusterObject, row clusterRow) error {
 	if row.ClusterID != "" {
-		return nil, fmt.Errorf("%w: cluster %s was recovered into another metadata store (generation %d): run with that one", ErrForeignBucket, owner.ClusterID, owner.Recovery)
+		return fmt.Errorf("%w: cluster %s was recovered into another metadata store (generation %d): run with that one", ErrForeignBucket, owner.ClusterID, owner.Recovery)
 	}
 	first := ""
 	err := s.retry(ctx, func() error {
@@ -218,11 +240,17 @@ func (s *Store) adopt(ctx context.Context, owner *clusterObject, row clusterRow,
 		}
 		return err
 	})
-	if err != nil {
-		return nil, err
+	if err == nil && first != "" {
+		err = fmt.Errorf("%w: the bucket holds cluster %s with topics (%s), but the metadata store is new: run with the original data directory, or use another bucket or prefix", ErrForeignBucket, owner.ClusterID, first)
 	}
-	if first != "" {
-		return nil, fmt.Errorf("%w: the bucket holds cluster %s with topics (%s), but the metadata store is new: run with the original data directory, or use another bucket or prefix", ErrForeignBucket, owner.ClusterID, first)
+	return err
+}
+
+// adopt takes a bucket over that belongs to another key-value store than this one,
+// which the former store finds out by the recovery object.
+func (s *Store) adopt(ctx context.Context, owner *clusterObject, row clusterRow, storeID string) (*clusterObject, error) {
+	if err := s.mayAdopt(ctx, owner, row); err != nil {
+		return nil, err
 	}
 	next := &clusterObject{
 		Format: formatVersion, ClusterID: owner.ClusterID, Store: storeID, Recovery: owner.Recovery + 1,

@@ -16,7 +16,7 @@ type Durability string
 // Durability classes.
 const (
 	DurabilityLocal  Durability = "local"  // the agent's synced log on SSD
-	DurabilityObject Durability = "object" // the object store; no topic may ask for it yet
+	DurabilityObject Durability = "object" // the object store; only agents of a cluster have it
 )
 
 // TimestampType is Kafka's message.timestamp.type.
@@ -88,6 +88,8 @@ type Defaults struct {
 	names  []string                // of defs, sorted
 	static map[string]staticConfig // by topic config
 	broker map[string]string       // broker configs as set, by their name
+	// cluster: there are both classes of durability, and object is the default.
+	cluster bool
 }
 
 type staticConfig struct {
@@ -96,13 +98,24 @@ type staticConfig struct {
 	value string // in the topic config's unit
 }
 
-// NewDefaults returns the built-in defaults changed by broker configs, given by
-// their Kafka name (log.retention.hours) or the topic config's own
-// (retention.ms, durability). Other names and bad values are ErrInvalidConfig.
-func NewDefaults(broker map[string]string) (*Defaults, error) {
-	d := &Defaults{defs: map[string]configDef{}, static: map[string]staticConfig{}, broker: map[string]string{}}
+// NewDefaults returns the built-in defaults of a node that is alone, changed by broker
+// configs, given by their Kafka name (log.retention.hours) or the topic config's own
+// (retention.ms). Other names and bad values are ErrInvalidConfig.
+func NewDefaults(broker map[string]string) (*Defaults, error) { return newDefaults(broker, false) }
+
+// NewClusterDefaults is NewDefaults for an agent of a cluster, whose topics may be of class
+// object, and are without a durability of their own.
+func NewClusterDefaults(broker map[string]string) (*Defaults, error) {
+	return newDefaults(broker, true)
+}
+
+func newDefaults(broker map[string]string, cluster bool) (*Defaults, error) {
+	d := &Defaults{defs: map[string]configDef{}, static: map[string]staticConfig{}, broker: map[string]string{}, cluster: cluster}
 	known := map[string]bool{}
 	for _, def := range topicConfigDefs() {
+		if def.name == durabilityConfig {
+			def.def = string(d.builtInClass())
+		}
 		d.defs[def.name] = def
 		d.names = append(d.names, def.name)
 		// The first synonym that is set wins, as in Kafka.
@@ -292,11 +305,27 @@ func (d *Defaults) Parse(topic map[string]string) (TopicConfig, error) {
 		vals[name] = parsed
 	}
 	c := typed(vals)
+	if c.Durability == DurabilityObject && !d.cluster {
+		return TopicConfig{}, d.defs[durabilityConfig].bad(string(c.Durability), "this node is alone (`cirrolog serve`) and has class local; agents of a cluster (`cirrolog agent`) have both")
+	}
 	if err := c.check(topic); err != nil {
 		return TopicConfig{}, err
 	}
 	c.resolve()
 	return c, nil
+}
+
+const durabilityConfig = "durability"
+
+// Durability is that of topics which say none.
+func (d *Defaults) Durability() Durability { return Durability(d.fallback(durabilityConfig)) }
+
+// builtInClass is the durability of topics where neither the topic nor a flag says one.
+func (d *Defaults) builtInClass() Durability {
+	if d.cluster {
+		return DurabilityObject
+	}
+	return DurabilityLocal
 }
 
 // ParseStored is Parse for configs that were valid when they were stored,
@@ -327,6 +356,9 @@ func (d *Defaults) ParseStored(topic map[string]string) (c TopicConfig, ignored 
 			}
 		}
 		c = typed(vals)
+		if !d.cluster {
+			c.Durability = DurabilityLocal
+		}
 		c.resolve()
 	}
 	slices.Sort(ignored)
@@ -414,6 +446,10 @@ func (c *TopicConfig) check(topic map[string]string) error {
 		return fmt.Errorf("%w: conflict topic config setting min.compaction.lag.ms (%d) > max.compaction.lag.ms (%d)",
 			ErrInvalidConfig, c.MinCompactionLagMs, c.MaxCompactionLagMs)
 	}
+	if c.Durability == DurabilityObject && (!c.RemoteStorage || c.RemoteCopyDisabled) {
+		return fmt.Errorf("%w: durability=object needs remote.storage.enable=true and remote.log.copy.disable=false: its records are in the bucket, and its write-ahead stream "+
+			"is trimmed when they are tiered. Create the topic with durability=local to keep it on one disk", ErrInvalidConfig)
+	}
 	if c.CleanupPolicy.Compact && (!c.RemoteStorage || c.RemoteCopyDisabled) {
 		return fmt.Errorf("%w: cleanup.policy=compact needs remote.storage.enable=true and remote.log.copy.disable=false: "+
 			"segments are compacted in the bucket", ErrInvalidConfig)
@@ -454,6 +490,9 @@ func checkChange(before, after TopicConfig) error {
 	if before.RemoteStorage && !after.RemoteStorage && !after.RemoteDeleteOnDisable {
 		return fmt.Errorf("%w: it is invalid to disable remote storage without deleting remote data. To keep it and stop copying, set "+
 			"remote.storage.enable=true,remote.log.copy.disable=true; to delete it, set remote.storage.enable=false,remote.log.delete.on.disable=true", ErrInvalidConfig)
+	}
+	if before.Durability != after.Durability {
+		return fmt.Errorf("%w: durability can't be changed from %s to %s: it is fixed when a topic is created; create another topic", ErrInvalidConfig, before.Durability, after.Durability)
 	}
 	return nil
 }

@@ -68,8 +68,8 @@ func same(names ...string) []synonym {
 
 // Values of effect that several configs share.
 const (
-	honoured     = "honoured"
-	noReplicas   = "accepted; without effect, the bucket replicates"
+	honoured   = "honoured"
+	noReplicas = "accepted; without effect, the bucket replicates"
 )
 
 const (
@@ -149,9 +149,9 @@ func retentionDefs() []configDef {
 			doc: "Time in ms that a closed segment waits before it moves to the bucket; -1 as long as local retention."},
 		{name: "remote.copy.lag.bytes", typ: TypeLong, kafka: "0", def: "0", min: -1, max: maxLong, effect: "accepted; without effect, segments move when they are closed",
 			doc: "Bytes of newer log that a closed segment waits for before it moves to the bucket; -1 as many as local retention."},
-		{name: "durability", typ: TypeString, kafka: "-", def: string(DurabilityLocal), oneOf: []string{string(DurabilityLocal)},
-			synonyms: same("durability"), effect: "honoured; object is refused until the log can be in the bucket",
-			doc: "What acks=all waits for: local, the synced log on SSD."},
+		{name: durabilityConfig, typ: TypeString, kafka: "-", def: string(DurabilityLocal), oneOf: []string{string(DurabilityLocal), string(DurabilityObject)},
+			synonyms: same(durabilityConfig), effect: "honoured, and fixed when the topic is created; in a cluster (`cirrolog agent`) the default is object, a node that is alone (`cirrolog serve`) has local only",
+			doc: "What acks=all waits for: local, the synced log on the leader's SSD; object, the object store."},
 	}
 }
 

@@ -95,6 +95,9 @@ func (d *Defaults) Replace(topic map[string]string, configs map[string]*string) 
 	if err != nil {
 		return nil, err
 	}
+	if class, set := topic[durabilityConfig]; set && configs[durabilityConfig] == nil {
+		out[durabilityConfig] = class // it can't be reset
+	}
 	after, err := d.Parse(out)
 	if err != nil {
 		return nil, err

@@ -2,15 +2,14 @@ package metadata
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
-)
 
-var update = flag.Bool("update", false, "rewrite docs/topic-configs.md")
+	"github.com/cirrolog/cirrolog/internal/golden"
+)
 
 func defaults(t testing.TB, broker map[string]string) *Defaults {
 	t.Helper()
@@ -85,8 +84,8 @@ func TestParseRefuses(t *testing.T) {
 		{"compression.zstd.level=23", "compression.zstd.level 23 between -131072 and 22"},
 		{"remote.storage.enable=yes", "remote.storage.enable yes true or false"},
 		{"message.timestamp.type=createtime", "message.timestamp.type createtime CreateTime, LogAppendTime"},
-		{"durability=replicated", "durability replicated local"},
-		{"durability=object", "durability object local"},
+		{"durability=replicated", "durability replicated local object"},
+		{"durability=object", "durability object alone serve local agent"},
 		{"leader.replication.throttled.replicas=1-2", "leader.replication.throttled.replicas 1-2 partition:broker"},
 		{"min.compaction.lag.ms=5 max.compaction.lag.ms=4", "min.compaction.lag.ms (5) max.compaction.lag.ms (4)"},
 		{"local.retention.ms=-1", "local.retention.ms -1 retention.ms"},
@@ -365,7 +364,7 @@ A value of a topic that sets none follows the agent's; ` + "`local.retention.*`"
 func TestDocs(t *testing.T) {
 	const path = "../docs/topic-configs.md"
 	want := docs()
-	if *update {
+	if golden.Update() {
 		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}

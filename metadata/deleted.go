@@ -92,6 +92,9 @@ func (s *Store) noteDeleted(r *topicRecord, c Change) {
 	}
 }
 
+// Deleted says that the topic is known to be deleted for ever: there is proof in the bucket.
+func (s *Store) Deleted(id ids.TopicID) bool { return s.isDeleted(id) }
+
 // isDeleted says that the topic is known to be deleted for ever.
 func (s *Store) isDeleted(id ids.TopicID) bool {
 	s.deletedMu.Lock()

@@ -40,7 +40,7 @@ func LogStartsInBucket(ctx context.Context, b objstore.Bucket) (map[ids.TopicPar
 
 // bucketOnly is a Store that can read the bucket and nothing else.
 func bucketOnly(b objstore.Bucket) (*Store, error) {
-	d, err := NewDefaults(nil)
+	d, err := NewClusterDefaults(nil)
 	if err != nil {
 		return nil, err
 	}

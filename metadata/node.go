@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/cirrolog/cirrolog/metadata/kv"
 	"github.com/cirrolog/cirrolog/storage/ids"
@@ -25,17 +24,27 @@ type agentRow struct {
 	Incarnation ids.Incarnation `json:"incarnation"`
 	Epoch       int32           `json:"epoch"`
 	StartedMs   int64           `json:"started_ms"`
+	// Where Kafka clients reach it, once it has registered.
+	Host string `json:"host,omitempty"`
+	Port int32  `json:"port,omitempty"`
+	Rack string `json:"rack,omitempty"`
+	// Reader tells that it is to lead no partitions.
+	Reader bool `json:"reader,omitempty"`
+	// Process is what runs it, for others on the same machine.
+	Process process `json:"process,omitempty"`
+	// RPC is where other agents reach it; agents before there was one have none.
+	RPC string `json:"rpc,omitempty"`
 }
 
 // claimNode settles the node id: the one the disk remembers, the one the
 // operator asks for, or the next free one. A claim that is already there is
 // fine for the first two; it is the same node starting again.
 func (s *Store) claimNode(ctx context.Context) error {
-	want, disk := s.opts.NodeID, s.opts.RememberedNodeID
-	if want != 0 && disk != 0 && want != disk {
-		return fmt.Errorf("%w: the data directory belongs to node %d, asked for is %d: drop the option, or use another data directory", ErrNodeID, disk, want)
+	want, err := s.wantedNode()
+	if err != nil {
+		return err
 	}
-	if want = max(want, disk); want != 0 {
+	if want != 0 {
 		if _, err := s.createNode(ctx, want); err != nil {
 			return err
 		}
@@ -81,7 +90,7 @@ func (s *Store) createNode(ctx context.Context, n int32) (bool, error) {
 // raiseNodeEpoch gives this start an epoch above all earlier ones of the node.
 // Each start writes its incarnation, so after a lost answer it finds its own.
 func (s *Store) raiseNodeEpoch(ctx context.Context) error {
-	key := "agent/" + strconv.Itoa(int(s.nodeID))
+	key := agentKey(s.nodeID)
 	return s.update(ctx, func() ([]kv.Op, []kv.Precondition, error) {
 		it, err := s.row(ctx, key)
 		if err != nil {
@@ -97,13 +106,22 @@ func (s *Store) raiseNodeEpoch(ctx context.Context) error {
 				return nil, nil, nil
 			}
 		}
+		s.predecessor = row.Incarnation
 		if row.Epoch == 1<<31-1 {
 			return nil, nil, fmt.Errorf("row %s: epoch %d can't be raised", key, row.Epoch)
 		}
 		s.epoch = max(row.Epoch+1, s.opts.MinEpoch)
-		v, err := encode(agentRow{Format: formatVersion, Node: s.nodeID, Incarnation: s.opts.Incarnation, Epoch: s.epoch, StartedMs: s.nowMs()})
+		v, err := encode(agentRow{Format: formatVersion, Node: s.nodeID, Incarnation: s.opts.Incarnation, Epoch: s.epoch, StartedMs: s.nowMs(), Process: s.process()})
 		return []kv.Op{{Key: key, Value: v}}, []kv.Precondition{{Key: key, Revision: it.Revision}}, err
 	})
+}
+
+// process is this one, for an agent that has others beside it.
+func (s *Store) process() process {
+	if s.opts.Advertised == "" {
+		return ""
+	}
+	return thisProcess()
 }
 
 // PIDBlockSize is how many producer ids one object gives.

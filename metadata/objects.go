@@ -58,7 +58,7 @@ func unavailable(what string, err error) error {
 		return nil
 	}
 	for _, own := range []error{ErrForeignBucket, ErrVersion, ErrDamaged, ErrFenced, ErrNodeID, ErrInvalidConfig, ErrInvalidRequest,
-		ErrInvalidPartitions, ErrPolicy, ErrTopicExists, ErrUnknownTopic, ErrUnavailable, ErrInvalidTopic} {
+		ErrInvalidPartitions, ErrPolicy, ErrTopicExists, ErrUnknownTopic, ErrUnavailable, ErrInvalidTopic, ErrTaken} {
 		if errors.Is(err, own) {
 			return err
 		}

@@ -17,6 +17,17 @@ type partitionRow struct {
 	Format   int   `json:"format"`
 	Epoch    int32 `json:"epoch"`
 	LogStart int64 `json:"log_start"`
+	// Owner leads the partition with Epoch; "" where one agent leads everything.
+	Owner ids.Incarnation `json:"owner,omitempty"`
+}
+
+// raised has the greater of each value; the owner goes with the epoch.
+func (r partitionRow) raised(by partitionRow) partitionRow {
+	if by.Epoch > r.Epoch || by.Epoch == r.Epoch && by.Owner != "" {
+		r.Epoch, r.Owner = by.Epoch, by.Owner
+	}
+	r.LogStart = max(r.LogStart, by.LogStart)
+	return r
 }
 
 // partitionTable holds, per partition, the greatest values seen.
@@ -31,15 +42,17 @@ func (p *partitionTable) get(tp ids.TopicPartition) partitionRow {
 	return p.m[tp]
 }
 
-// raise keeps the greater of each value.
-func (p *partitionTable) raise(tp ids.TopicPartition, r partitionRow) {
+// raise keeps the greater of each value, and tells whether that is news.
+func (p *partitionTable) raise(tp ids.TopicPartition, r partitionRow) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.m == nil {
 		p.m = map[ids.TopicPartition]partitionRow{}
 	}
-	have := p.m[tp]
-	p.m[tp] = partitionRow{Epoch: max(have.Epoch, r.Epoch), LogStart: max(have.LogStart, r.LogStart)}
+	r.Format = 0
+	had := p.m[tp]
+	p.m[tp] = had.raised(r)
+	return p.m[tp] != had
 }
 
 func (p *partitionTable) forget(id ids.TopicID) {
@@ -69,14 +82,12 @@ func parsePartition(s string) (ids.TopicPartition, error) {
 	return ids.TopicPartition{Topic: id, Partition: p}, err
 }
 
-// readPartition reads a partition's row; the item's revision is 0 if there is none.
-func (s *Store) readPartition(ctx context.Context, tp ids.TopicPartition) (partitionRow, kv.Item, error) {
-	it, err := s.row(ctx, partRow(tp))
-	row := partitionRow{Format: formatVersion}
-	if err == nil && it.Revision != 0 {
-		row, err = decodePartition(it.Key, it.Value)
+// partitionOf parses a partition's row; the item's revision is 0 if there is none.
+func partitionOf(it kv.Item) (partitionRow, error) {
+	if it.Revision == 0 {
+		return partitionRow{Format: formatVersion}, nil
 	}
-	return row, it, err
+	return decodePartition(it.Key, it.Value)
 }
 
 // loadPartitions loads the rows and the newest log starts of the bucket.
@@ -152,8 +163,17 @@ func (s *Store) raisePartition(ctx context.Context, tp ids.TopicPartition, want 
 // raiseOp reads a partition's row and returns the op that raises it to want, or
 // nil, and the precondition that fences greater epochs. It notes what it read.
 func (s *Store) raiseOp(ctx context.Context, tp ids.TopicPartition, want partitionRow) (*kv.Op, kv.Precondition, error) {
-	row, it, err := s.readPartition(ctx, tp)
+	it, err := s.row(ctx, partRow(tp))
+	if err != nil {
+		return nil, kv.Precondition{Key: it.Key}, err
+	}
+	return s.raiseOpOn(it, tp, want)
+}
+
+// raiseOpOn is raiseOp for a row that was read.
+func (s *Store) raiseOpOn(it kv.Item, tp ids.TopicPartition, want partitionRow) (*kv.Op, kv.Precondition, error) {
 	pre := kv.Precondition{Key: it.Key, Revision: it.Revision}
+	row, err := partitionOf(it)
 	if err != nil {
 		return nil, pre, err
 	}
@@ -161,7 +181,11 @@ func (s *Store) raiseOp(ctx context.Context, tp ids.TopicPartition, want partiti
 	if row.Epoch > want.Epoch {
 		return nil, pre, fmt.Errorf("%w: %s is at epoch %d, not %d", ErrFenced, tp, row.Epoch, want.Epoch)
 	}
-	next := partitionRow{Format: formatVersion, Epoch: want.Epoch, LogStart: max(row.LogStart, want.LogStart)}
+	if have := s.parts.get(tp); want.Owner == "" && have.Epoch == want.Epoch {
+		want.Owner = have.Owner // the row may have forgotten it
+	}
+	next := row.raised(want)
+	next.Format = formatVersion
 	if next == row {
 		return nil, pre, nil
 	}

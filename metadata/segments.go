@@ -117,6 +117,16 @@ const MaxReplaced = kv.MaxCommitKeys - 4
 // MaxReplaced, in one commit. Absent ones are no error. When the row is there
 // already, an earlier call's answer was lost: the rows went with it.
 func (s *Store) ReplaceSegments(ctx context.Context, r SegmentRow, replaced []SegmentID) error {
+	return s.replaceSegments(ctx, r.Epoch, r, replaced)
+}
+
+// RestoreSegment indexes a segment that an earlier leader has uploaded, as the leader of epoch: the
+// store had forgotten it.
+func (s *Store) RestoreSegment(ctx context.Context, r SegmentRow, epoch int32) error {
+	return s.replaceSegments(ctx, max(epoch, r.Epoch), r, nil)
+}
+
+func (s *Store) replaceSegments(ctx context.Context, epoch int32, r SegmentRow, replaced []SegmentID) error {
 	if err := r.check(); err != nil {
 		return err
 	}
@@ -141,7 +151,7 @@ func (s *Store) ReplaceSegments(ctx context.Context, r SegmentRow, replaced []Se
 		return err
 	}
 	err = s.update(ctx, func() ([]kv.Op, []kv.Precondition, error) {
-		op, pre, err := s.raiseOp(ctx, r.TP, partitionRow{Epoch: r.Epoch})
+		op, pre, err := s.raiseOp(ctx, r.TP, partitionRow{Epoch: epoch})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -159,7 +169,7 @@ func (s *Store) ReplaceSegments(ctx context.Context, r SegmentRow, replaced []Se
 		return ops, []kv.Precondition{pre, {Key: key}}, nil
 	})
 	if err == nil {
-		s.parts.raise(r.TP, partitionRow{Epoch: r.Epoch})
+		s.parts.raise(r.TP, partitionRow{Epoch: epoch})
 	}
 	return unavailable("index segment of "+r.TP.String(), err)
 }

@@ -27,14 +27,24 @@ type Options struct {
 	// directory remembers.
 	MinEpoch int32
 
-	NodeID             int32        // asked for by the operator, from 1; 0: the remembered or next free one
-	Defaults           *Defaults    // of topic configs; nil: the built-in ones
-	DefaultPartitions  int32        // for partitions = -1; 0: 1
-	MaxTotalPartitions int          // of all topics, beyond which creating is ErrPolicy; 0: 1,000,000
-	Agents             func() int   // live agents, the greatest replication factor; nil: 1
-	Logger             *slog.Logger // nil: slog.Default()
-	Now                func() time.Time
-	Tries              int // of each request to KV and bucket; 0: 8 (about 2 s of pauses)
+	// Advertised is where clients are to reach this agent, HOST:PORT. With it Open returns ErrTaken
+	// while another agent lives that has this one's node id or address; "": no others are looked for.
+	Advertised string
+	Lease      time.Duration // of the agents, by which their life is judged; 0: 3 s
+
+	Reader             bool       // this agent is to lead no partitions
+	RPC                string     // HOST:PORT at which other agents reach this one; "": not at all
+	NodeID             int32      // asked for by the operator, from 1; 0: the remembered or next free one
+	Defaults           *Defaults  // of topic configs; nil: the built-in ones
+	DefaultPartitions  int32      // for partitions = -1; 0: 1
+	MaxTotalPartitions int        // of all topics, beyond which creating is ErrPolicy; 0: 1,000,000
+	Agents             func() int // live agents, the greatest replication factor; nil: 1
+	// Place chooses the first owners of the partitions from to to-1 of a topic, one
+	// for each; nil: this agent gets them all.
+	Place  func(id ids.TopicID, from, to int32) []Agent
+	Logger *slog.Logger // nil: slog.Default()
+	Now    func() time.Time
+	Tries  int // of each request to KV and bucket; 0: 8 (about 2 s of pauses)
 }
 
 func (o *Options) setDefaults() error {
@@ -50,6 +60,9 @@ func (o *Options) setDefaults() error {
 			return err
 		}
 		o.Defaults = d
+	}
+	if o.Lease <= 0 {
+		o.Lease = defaultLease
 	}
 	if o.DefaultPartitions <= 0 {
 		o.DefaultPartitions = 1
@@ -97,8 +110,19 @@ type Store struct {
 	deleted   map[string]*DeletedTopic // by object key; nil: not a delete
 	deadIDs   map[ids.TopicID]struct{} // of topics known to be deleted
 
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // the topic watch
+	predecessor ids.Incarnation // the start of this node before this one
+
+	agents      agentTable
+	sealedMu    sync.Mutex
+	sealed      map[ids.Incarnation]struct{}
+	released    map[Released]struct{}   // under sealedMu
+	abandoned   map[ids.DiskID]struct{} // under sealedMu
+	changed     atomic.Pointer[func()]  // see WatchCluster
+	reconnected atomic.Pointer[func()]  // see OnReconnect
+
+	background context.Context
+	cancel     context.CancelFunc
+	wg         sync.WaitGroup // watches
 }
 
 // Open agrees on the cluster id, claims the node id, raises the node's epoch,
@@ -117,6 +141,12 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		do   func(context.Context) error
 	}{
 		{"agree on cluster id", s.openCluster},
+		{"look for other agents", func(ctx context.Context) error {
+			if s.opts.Advertised == "" {
+				return nil
+			}
+			return s.refuseTwins(ctx)
+		}},
 		{"claim node id", s.claimNode},
 		{"raise epoch", s.raiseNodeEpoch},
 		{"load topics", s.completeTopics},
@@ -126,13 +156,12 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 			return nil, fmt.Errorf("open metadata: %w", unavailable(step.what, err))
 		}
 	}
-	background, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
-	s.wg.Go(func() { s.watchTopics(background) })
+	s.background, s.cancel = context.WithCancel(context.Background())
+	s.wg.Go(func() { s.watchForever(s.background, topicRow(""), s.applyTopicRow) })
 	return s, nil
 }
 
-// Close stops the watch of topics. Calls under way end with their own contexts.
+// Close stops the watches. Calls under way end with their own contexts.
 func (s *Store) Close() error {
 	s.cancel()
 	s.wg.Wait()

@@ -22,6 +22,12 @@ type Topic struct {
 	Owners     []FirstOwner      // who was given the partitions when they came to be
 }
 
+// Object is the key of the newest object that says what the topic is.
+func (t *Topic) Object() string { return topicObject(t.Name, t.Version) }
+
+// IsTopicObject tells whether a key of the bucket is that of a topic object.
+func IsTopicObject(key string) bool { return strings.HasPrefix(key, topicPrefix) }
+
 // FirstOwner is the agent that a topic object gives partitions From to To-1.
 type FirstOwner struct {
 	From        int32           `json:"from"`
@@ -48,11 +54,14 @@ type topicRecord struct {
 	ID         string            `json:"id"`
 	Partitions int32             `json:"partitions"`
 	Configs    map[string]string `json:"configs,omitempty"`
-	CreatedMs  int64             `json:"created_ms"`
-	Owners     []FirstOwner      `json:"owners,omitempty"`
-	AtMs       int64             `json:"at_ms"`
-	By         ids.Incarnation   `json:"by"`
-	Nonce      string            `json:"nonce"`
+	// Durability is the class of the topic for ever. Objects made before there was a
+	// choice have none, whatever their configs say: it is the cluster's built-in one.
+	Durability Durability      `json:"durability,omitempty"`
+	CreatedMs  int64           `json:"created_ms"`
+	Owners     []FirstOwner    `json:"owners,omitempty"`
+	AtMs       int64           `json:"at_ms"`
+	By         ids.Incarnation `json:"by"`
+	Nonce      string          `json:"nonce"`
 }
 
 func (r *topicRecord) live() bool { return r != nil && r.Op != opDelete }
@@ -87,6 +96,8 @@ func decodeTopic(where string, b []byte) (*topicRecord, error) {
 		return nil, fmt.Errorf("%s: %w: %d partitions", where, ErrDamaged, r.Partitions)
 	case r.Version < 1:
 		return nil, fmt.Errorf("%s: %w: version %d", where, ErrDamaged, r.Version)
+	case !slices.Contains([]Durability{"", DurabilityLocal, DurabilityObject}, r.Durability):
+		return nil, fmt.Errorf("%s: %w: unknown durability %q", where, ErrVersion, r.Durability)
 	case !slices.Contains([]string{opCreate, opPartitions, opConfig, opDelete}, r.Op):
 		return nil, fmt.Errorf("%s: %w: unknown op %q", where, ErrDamaged, r.Op)
 	}
@@ -96,14 +107,38 @@ func decodeTopic(where string, b []byte) (*topicRecord, error) {
 // topic turns a live record into what readers get.
 func (s *Store) topic(r *topicRecord) *Topic {
 	id, _ := ids.ParseTopicID(r.ID) // checked by decodeTopic, or fresh
-	config, ignored := s.opts.Defaults.ParseStored(r.Configs)
+	configs := s.configsOf(r)
+	config, ignored := s.opts.Defaults.ParseStored(configs)
 	if len(ignored) > 0 {
 		s.opts.Logger.Warn("topic has configs that this version does not understand; they are left out", "topic", r.Name, "configs", ignored)
 	}
 	return &Topic{
-		Name: r.Name, ID: id, Partitions: r.Partitions, Configs: r.Configs, Config: config,
+		Name: r.Name, ID: id, Partitions: r.Partitions, Configs: configs, Config: config,
 		Version: r.Version, Created: r.CreatedMs, Owners: r.Owners,
 	}
+}
+
+// classOf is the durability of a topic.
+func (s *Store) classOf(r *topicRecord) Durability {
+	if r.Durability == "" {
+		return s.opts.Defaults.builtInClass()
+	}
+	return r.Durability
+}
+
+// configsOf are the configs that a topic sets, with its durability where this agent's
+// defaults say another one.
+func (s *Store) configsOf(r *topicRecord) map[string]string {
+	class := string(s.classOf(r))
+	if s.opts.Defaults.value(durabilityConfig, r.Configs) == class {
+		return r.Configs
+	}
+	out := maps.Clone(r.Configs)
+	if out == nil {
+		out = map[string]string{}
+	}
+	out[durabilityConfig] = class
+	return out
 }
 
 // Snapshot is an immutable set of all live topics.

@@ -2,12 +2,10 @@ package metadata
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -45,7 +43,8 @@ func (s *Store) CreateTopic(ctx context.Context, req CreateTopic) (*Topic, error
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.opts.Defaults.Parse(configs); err != nil {
+	config, err := s.opts.Defaults.Parse(configs)
+	if err != nil {
 		return nil, err
 	}
 	r, err := s.change(ctx, req.Name, req.ValidateOnly, func(cur *topicRecord) (*topicRecord, error) {
@@ -58,10 +57,12 @@ func (s *Store) CreateTopic(ctx context.Context, req CreateTopic) (*Topic, error
 		if err := s.checkTotal(int(n)); err != nil {
 			return nil, err
 		}
-		return &topicRecord{
-			Op: opCreate, ID: ids.NewTopicID().String(), Partitions: n, Configs: configs, CreatedMs: s.nowMs(),
-			Owners: []FirstOwner{{From: 0, To: n, Node: s.nodeID, Incarnation: s.opts.Incarnation}},
-		}, nil
+		id := ids.NewTopicID()
+		owners, err := s.firstOwners(nil, id, 0, n)
+		if err != nil {
+			return nil, err
+		}
+		return &topicRecord{Op: opCreate, ID: id.String(), Partitions: n, Configs: configs, Durability: config.Durability, CreatedMs: s.nowMs(), Owners: owners}, nil
 	})
 	if err != nil {
 		return nil, unavailable(fmt.Sprintf("create topic '%s'", req.Name), err)
@@ -109,12 +110,33 @@ func (s *Store) AddPartitions(ctx context.Context, name string, total int32, val
 		if err := s.checkTotal(int(total - cur.Partitions)); err != nil {
 			return nil, err
 		}
+		id, err := ids.ParseTopicID(cur.ID)
+		if err != nil {
+			return nil, fmt.Errorf("topic '%s': %w: %w", name, ErrDamaged, err)
+		}
 		next := *cur
 		next.Op, next.Partitions = opPartitions, total
-		next.Owners = addOwner(cur.Owners, FirstOwner{From: cur.Partitions, To: total, Node: s.nodeID, Incarnation: s.opts.Incarnation})
+		if next.Owners, err = s.firstOwners(cur.Owners, id, cur.Partitions, total); err != nil {
+			return nil, err
+		}
 		return &next, nil
 	})
 	return unavailable(fmt.Sprintf("add partitions to '%s'", name), err)
+}
+
+// firstOwners appends who gets the partitions from to to-1 of a topic.
+func (s *Store) firstOwners(owners []FirstOwner, id ids.TopicID, from, to int32) ([]FirstOwner, error) {
+	if s.opts.Place == nil {
+		return addOwner(owners, FirstOwner{From: from, To: to, Node: s.nodeID, Incarnation: s.opts.Incarnation}), nil
+	}
+	placed := s.opts.Place(id, from, to)
+	if len(placed) != int(to-from) {
+		return nil, fmt.Errorf("%w: no agent can lead new partitions: start one that is no reader", ErrUnavailable)
+	}
+	for i, o := range placed {
+		owners = addOwner(owners, FirstOwner{From: from + int32(i), To: from + int32(i) + 1, Node: o.Node, Incarnation: o.Incarnation})
+	}
+	return owners, nil
 }
 
 // addOwner appends o, joined with the last one when both are the same agent.
@@ -151,12 +173,12 @@ func (s *Store) alter(ctx context.Context, name string, validateOnly bool, f fun
 		if !cur.live() {
 			return nil, unknownTopic(name)
 		}
-		configs, err := f(cur.Configs)
+		configs, err := f(s.configsOf(cur))
 		if err != nil || maps.Equal(configs, cur.Configs) {
 			return nil, err
 		}
 		next := *cur
-		next.Op, next.Configs = opConfig, configs
+		next.Op, next.Configs, next.Durability = opConfig, configs, s.classOf(cur)
 		return &next, nil
 	})
 	return unavailable(fmt.Sprintf("alter configs of '%s'", name), err)
@@ -368,47 +390,14 @@ func (s *Store) Refresh(ctx context.Context) error {
 	return unavailable("refresh topics", s.completeTopics(ctx))
 }
 
-// watchTopics brings other agents' changes into the snapshot until ctx ends.
-func (s *Store) watchTopics(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := s.watchOnce(ctx)
-		if ctx.Err() != nil || errors.Is(err, kv.ErrClosed) {
-			return
-		}
-		s.opts.Logger.Warn("the watch of topics ended; starting anew", "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
+// applyTopicRow brings another agent's change into the snapshot.
+func (s *Store) applyTopicRow(it kv.Item) error {
+	if it.Value == nil {
+		return nil // rows of topics are never deleted, only by hand
 	}
-}
-
-func (s *Store) watchOnce(ctx context.Context) error {
-	ch, err := s.opts.KV.Watch(ctx, topicRow(""))
-	if err != nil {
-		return err
-	}
-	applyRow := func(it kv.Item) error {
-		if it.Value == nil {
-			return nil // rows of topics are never deleted, only by hand
-		}
-		r, err := decodeTopic("row "+it.Key, it.Value)
-		if err != nil {
-			s.opts.Logger.Error("can't read a topic", "err", err)
-			return nil
-		}
+	r, err := decodeTopic("row "+it.Key, it.Value)
+	if err == nil {
 		s.apply(r)
-		return nil
 	}
-	if err := s.rows(ctx, topicRow(""), applyRow); err != nil {
-		return err
-	}
-	for items := range ch {
-		for _, it := range items {
-			if err := applyRow(it); err != nil {
-				return err
-			}
-		}
-	}
-	return kv.ErrUnavailable
+	return err
 }
