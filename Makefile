@@ -5,7 +5,7 @@ export PATH := $(BIN):$(PATH)
 GO ?= go
 FUZZTIME ?= 60s
 
-.PHONY: run build test race fuzz crash faults fresh mutants bench bench-cold bench-http bench-kafka scale lint deps services-up services-down
+.PHONY: run build test race fuzz crash faults fresh mutants sim bench bench-cold bench-readers bench-object bench-http bench-kafka scale lint deps services-up services-down proto
 
 build:
 	$(GO) build -o bin/cirrolog ./services/cirrolog
@@ -47,12 +47,27 @@ fresh:
 mutants: deps
 	@./localstack/mutants/run.sh
 
+# sim plays seeds of the simulation of a whole cluster: SIM_SEED is the first,
+# SIM_SEEDS how many, SIM_OPS and SIM_FAULTS how much each does.
+SIM_SEED ?= 1
+SIM_SEEDS ?= 2000
+sim:
+	SIM_SEED=$(SIM_SEED) SIM_SEEDS=$(SIM_SEEDS) $(GO) test -count=1 -timeout 6h -run 'TestSim$$' -v ./services/sim
+
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 # bench-cold measures a replay of what is only in the bucket beside plain GETs.
 bench-cold: deps
 	COLD_MIB=1024 COLD_RATE=200 $(GO) test -count=1 -timeout 30m -run TestColdReplay -v ./localstack/e2e
+
+# bench-readers measures a replay through one stateless reader and through two.
+bench-readers: deps
+	READERS_MIB=$${READERS_MIB:-512} READERS_RATE=$${READERS_RATE:-60} $(GO) test -count=1 -timeout 30m -run TestReaders -v ./localstack/e2e
+
+# bench-object measures an agent of a cluster on MinIO: acknowledged MB/s, waits, PUTs and CPU by wal.linger.
+bench-object: deps
+	@python3 localstack/bench/object.py
 
 # bench-http measures the HTTP gateway beside the Kafka port of the same node: two
 # minutes.
@@ -61,6 +76,10 @@ bench-http: deps
 
 bench-kafka: build
 	@./localstack/bench/compare.sh
+
+# proto generates the agents' own protocol anew; what it writes is checked in.
+proto:
+	cd gateway/rpc && $(GO) run github.com/bufbuild/buf/cmd/buf@v1.75.0 lint && $(GO) run github.com/bufbuild/buf/cmd/buf@v1.75.0 generate
 
 lint: deps
 	$(BIN)/staticcheck ./...
@@ -75,5 +94,5 @@ services-down:
 # (needs java and mvn), for docs/performance.md. SCALE chooses the columns:
 # SERVER:PARTITIONS[xTOPICS].
 scale: deps
-	SCALE=$${SCALE:-ours:10000,ours:10000x100,ours:100000,ours:100000x1000,kafka:5000} SCALE_OUT=$${SCALE_OUT:-.cache/scale.md} \
+	SCALE=$${SCALE:-ours:10000,ours:10000x100,ours:100000,ours:100000x1000,kafka:5000} SCALE_OUT=$${SCALE_OUT:-$(CURDIR)/.cache/scale.md} \
 		$(GO) test -count=1 -timeout 120m -run TestScaleTable -v ./localstack/e2e

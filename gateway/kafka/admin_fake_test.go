@@ -73,6 +73,12 @@ func (b *adminBroker) part(name string, p int32) *adminPartition {
 func (b *adminBroker) ClusterID() string { return "cluster-1" }
 func (b *adminBroker) NodeID() int32     { return 1 }
 func (b *adminBroker) AutoCreate() bool  { return false }
+func (b *adminBroker) Leader(t *broker.Topic, p int32) (node, epoch int32) {
+	if part, err := b.Partition(t.ID, p); err == nil {
+		return 1, part.LeaderEpoch()
+	}
+	return -1, -1
+}
 func (b *adminBroker) Nodes() []broker.Node {
 	return []broker.Node{{ID: 1, Host: "one", Port: 9092, Rack: "a"}, {ID: 2, Host: "two", Port: 9093}}
 }
@@ -189,12 +195,18 @@ func (b *adminBroker) change(name string, validateOnly bool, f func(map[string]s
 	return err
 }
 
+func (b *adminBroker) Await(_ context.Context, id ids.TopicID, p int32) (Partition, error) {
+	return b.Partition(id, p)
+}
+
 func (b *adminBroker) Partition(id ids.TopicID, p int32) (Partition, error) {
 	if part := b.parts[ids.TopicPartition{Topic: id, Partition: p}]; part != nil {
 		return part, nil
 	}
 	return nil, broker.ErrUnknownPartition
 }
+
+func (b *adminBroker) Follower(ids.TopicID, int32) (Source, error) { return nil, broker.ErrNotLeader }
 
 func (b *adminBroker) InitProducerID(context.Context) (int64, int16, error) {
 	if err := b.fail["InitProducerID"]; err != nil {

@@ -115,7 +115,7 @@ func (p *produceCall) code() int16 {
 
 // produce starts the appends of a request and queues its answer; it does not
 // wait for the acknowledgement.
-func (c *conn) produce(h header, a *api, room *broker.Room) error {
+func (c *conn) produce(h header, a *api) error {
 	if h.version >= 9 {
 		var err error
 		if h.body, err = skipTags(h.body); err != nil {
@@ -136,7 +136,7 @@ func (c *conn) produce(h header, a *api, room *broker.Room) error {
 	err := requestError(req)
 	p.resp.Topics = resize(p.resp.Topics, len(req.Topics))
 	for i := range req.Topics {
-		c.produceTopic(ctx, p, i, room, err)
+		c.produceTopic(ctx, p, i, h.room, err)
 	}
 	r.silent = req.Acks == 0
 	wait := p.used > pipelinedParts
@@ -194,7 +194,7 @@ func (c *conn) produceTopic(ctx context.Context, p *produceCall, i int, room *br
 			refuse(o, err)
 			continue
 		}
-		part, err := c.s.b.Partition(topic.ID, in.Partition)
+		part, err := c.s.b.Await(ctx, topic.ID, in.Partition)
 		if err == nil {
 			err = checkRecords(in.Records, p.req.Version)
 		}
@@ -285,21 +285,31 @@ func (l *lazyTimeout) stop() {
 
 var errLies = errors.New("a count or length is larger than the request")
 
-// checkProduce walks a request without allocating and refuses counts and
-// lengths that do not fit, before kmsg makes arrays of them.
-func checkProduce(b []byte, version int16) error {
-	w := walker{b: b, flexible: version >= 9}
+// produceTopics walks to the topics of a Produce request and returns how many there are.
+func (w *walker) produceTopics(version int16) int {
 	if version >= 3 {
 		w.skipString() // transactional id
 	}
 	w.skip(2 + 4) // acks, timeout
-	topics, parts := w.count(3), 0
+	return w.count(3)
+}
+
+// skipTopic skips the name of a topic in a Produce request, or its id.
+func (w *walker) skipTopic(version int16) {
+	if version >= 13 {
+		w.skip(16)
+	} else {
+		w.skipString()
+	}
+}
+
+// checkProduce walks a request without allocating and refuses counts and
+// lengths that do not fit, before kmsg makes arrays of them.
+func checkProduce(b []byte, version int16) error {
+	w := walker{b: b, flexible: version >= 9}
+	topics, parts := w.produceTopics(version), 0
 	for range topics {
-		if version >= 13 {
-			w.skip(16)
-		} else {
-			w.skipString()
-		}
+		w.skipTopic(version)
 		n := w.count(5)
 		if parts += n; topics+parts > maxProduceParts {
 			return errLies

@@ -16,7 +16,8 @@ import (
 // data always whole (KIP-74), topic ids from 13 on, diverging epochs (KIP-595).
 // Tiered partitions are read concurrently; a read that takes longer than the
 // client waits goes on, and the next Fetch finds it in the cache. Preferred read
-// replicas (KIP-392) and the hints of KIP-951 are left out.
+// replicas (KIP-392) serve what is tiered, see fetch_replica.go. The hints of
+// KIP-951 are left out.
 func (s *Server) apiFetch() api {
 	return api{key: 1, min: 4, max: 18, name: "Fetch"}
 }
@@ -46,14 +47,18 @@ type fetching struct {
 	budget  int
 	bytes   int
 	failed  bool
+	nodes   []broker.Node // once asked for
 }
 
 type fetchResult struct {
 	part  *fetchPart
 	topic *broker.Topic
-	p     Partition
+	p     Source
 	res   broker.ReadResult
 	code  int16
+	// preferred is the node that the client is to read from instead; 0: none.
+	preferred int32
+	follower  bool // another agent leads the partition
 	// settled: there is nothing to read until the partition wakes.
 	settled bool
 }
@@ -113,7 +118,7 @@ func (f *fetching) add(part *fetchPart) {
 	}
 	err := missing
 	if r.topic != nil {
-		r.p, err = f.c.s.b.Partition(r.topic.ID, part.partition)
+		err = f.find(r)
 	}
 	if err != nil {
 		r.p, r.code = nil, errorCode(err)
@@ -193,7 +198,7 @@ func (f *fetching) read(deadline time.Time) {
 		}
 		r.res = r.p.Read(ctx, f.options(r, min(left, int(r.part.maxBytes)), f.bytes == 0, true))
 		f.took(r)
-		if r.res.Tiered {
+		if r.res.Tiered && !f.sendAway(r) {
 			cold = append(cold, r)
 		}
 	}
@@ -221,6 +226,7 @@ func (f *fetching) took(r *fetchResult) {
 			r.code = kerr.NotLeaderForPartition.Code // those clients do not know the other
 		}
 		f.failed = true
+		f.sendBack(r)
 	}
 	for _, d := range r.res.Data {
 		f.bytes += len(d)
@@ -291,11 +297,11 @@ func (f *fetching) answer(a *fetchAnswer) {
 			n++
 		}
 		t := &a.topics[n-1]
-		t.partitions = append(t.partitions, fetchAnswerPartition{partition: r.part.partition, errorCode: r.code, res: r.res})
+		t.partitions = append(t.partitions, fetchAnswerPartition{partition: r.part.partition, errorCode: r.code, preferred: r.preferred, res: r.res})
 	}
 }
 
 func (r *fetchResult) news(size int) bool {
-	return size > 0 || r.code != 0 || r.res.Diverging != nil || !r.part.told ||
+	return size > 0 || r.code != 0 || r.preferred != 0 || r.res.Diverging != nil || !r.part.told ||
 		r.part.toldHW != r.res.HighWatermark || r.part.toldStart != r.res.LogStart
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -14,8 +15,8 @@ import (
 )
 
 // Metadata 0-13. Topics are created on request when the agent allows it and the
-// client does too (version 4 on). Each is told once. Replicas name the leader alone. Authorized
-// operations are never computed: there are no ACLs yet.
+// client does too (version 4 on). Each is told once. Replicas are the leader and those that serve what is
+// tiered, see broker.Replicas. Authorized operations are never computed: there are no ACLs yet.
 func (s *Server) apiMetadata() api {
 	return api{key: 3, min: 0, max: 13, name: "Metadata", handle: s.metadata}
 }
@@ -27,7 +28,8 @@ func (s *Server) metadata(ctx context.Context, _ *conn, req kmsg.Request) (kmsg.
 	resp.ClusterID = &cluster
 	resp.ControllerID = s.b.NodeID()
 	resp.AuthorizedOperations = math.MinInt32
-	for _, n := range s.b.Nodes() {
+	nodes := s.b.Nodes()
+	for _, n := range nodes {
 		b := kmsg.NewMetadataResponseBroker()
 		b.NodeID, b.Host, b.Port = n.ID, n.Host, n.Port
 		if n.Rack != "" {
@@ -37,7 +39,7 @@ func (s *Server) metadata(ctx context.Context, _ *conn, req kmsg.Request) (kmsg.
 	}
 	if r.Topics == nil || r.Version == 0 && len(r.Topics) == 0 {
 		for _, t := range s.b.Topics() {
-			resp.Topics = append(resp.Topics, s.metadataTopic(t))
+			resp.Topics = append(resp.Topics, s.metadataTopic(t, nodes))
 		}
 		return resp, nil
 	}
@@ -50,21 +52,21 @@ func (s *Server) metadata(ctx context.Context, _ *conn, req kmsg.Request) (kmsg.
 		}
 		if !seen[key] { // a topic with many partitions, asked for many times
 			seen[key] = true
-			resp.Topics = append(resp.Topics, s.metadataFor(ctx, r, t))
+			resp.Topics = append(resp.Topics, s.metadataFor(ctx, r, t, nodes))
 		}
 	}
 	return resp, nil
 }
 
 // metadataFor answers one asked topic, by id or by name.
-func (s *Server) metadataFor(ctx context.Context, r *kmsg.MetadataRequest, t *kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
+func (s *Server) metadataFor(ctx context.Context, r *kmsg.MetadataRequest, t *kmsg.MetadataRequestTopic, nodes []broker.Node) kmsg.MetadataResponseTopic {
 	id := ids.TopicID(t.TopicID)
 	if r.Version < 12 && (t.Topic == nil || !id.IsZero()) {
 		return metadataError(t.Topic, id, kerr.InvalidRequest.Code) // has the fields, but not the meaning
 	}
 	if !id.IsZero() {
 		if found := s.b.TopicByID(id); found != nil {
-			return s.metadataTopic(found)
+			return s.metadataTopic(found, nodes)
 		}
 		return metadataError(nil, id, kerr.UnknownTopicID.Code)
 	}
@@ -72,7 +74,7 @@ func (s *Server) metadataFor(ctx context.Context, r *kmsg.MetadataRequest, t *km
 		return metadataError(nil, id, kerr.InvalidTopicException.Code)
 	}
 	if found := s.b.Topic(*t.Topic); found != nil {
-		return s.metadataTopic(found)
+		return s.metadataTopic(found, nodes)
 	}
 	if err := metadata.ValidateTopicName(*t.Topic); err != nil {
 		return metadataError(t.Topic, id, kerr.InvalidTopicException.Code)
@@ -96,7 +98,7 @@ func (s *Server) metadataFor(ctx context.Context, r *kmsg.MetadataRequest, t *km
 	if err != nil || created == nil {
 		return metadataError(t.Topic, id, errorCode(err))
 	}
-	return s.metadataTopic(created)
+	return s.metadataTopic(created, nodes)
 }
 
 func metadataError(name *string, id ids.TopicID, code int16) kmsg.MetadataResponseTopic {
@@ -106,21 +108,37 @@ func metadataError(name *string, id ids.TopicID, code int16) kmsg.MetadataRespon
 	return mt
 }
 
-func (s *Server) metadataTopic(t *broker.Topic) kmsg.MetadataResponseTopic {
+func (s *Server) metadataTopic(t *broker.Topic, nodes []broker.Node) kmsg.MetadataResponseTopic {
 	mt := kmsg.NewMetadataResponseTopic()
 	mt.Topic, mt.TopicID, mt.IsInternal = &t.Name, t.ID, t.Internal
 	mt.AuthorizedOperations = math.MinInt32
 	mt.Partitions = make([]kmsg.MetadataResponseTopicPartition, t.Partitions)
-	me := []int32{s.b.NodeID()}
+	replicas := replicaLists{topic: t, nodes: nodes}
 	for i := range mt.Partitions {
 		p := &mt.Partitions[i]
 		*p = kmsg.NewMetadataResponseTopicPartition()
-		p.Partition, p.Leader, p.Replicas, p.ISR = int32(i), me[0], me, me
-		if part, err := s.b.Partition(t.ID, int32(i)); err == nil {
-			p.LeaderEpoch = part.LeaderEpoch()
-		} else {
-			p.ErrorCode, p.Leader = kerr.LeaderNotAvailable.Code, -1
+		p.Partition = int32(i)
+		if p.Leader, p.LeaderEpoch = s.b.Leader(t, int32(i)); p.Leader < 0 {
+			p.ErrorCode = kerr.LeaderNotAvailable.Code
+			continue
 		}
+		p.Replicas = replicas.of(int32(i), p.Leader)
+		p.ISR = p.Replicas
 	}
 	return mt
+}
+
+// replicaLists are the replicas of the partitions of a topic.
+type replicaLists struct {
+	topic *broker.Topic
+	nodes []broker.Node
+	last  []int32
+}
+
+// of returns the replicas of a partition; equal lists after another are one.
+func (r *replicaLists) of(partition, leader int32) []int32 {
+	if list := broker.Replicas(r.topic, partition, leader, r.nodes); !slices.Equal(list, r.last) {
+		r.last = list
+	}
+	return r.last
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // FindCoordinator 0-6: one key until 3, many from 4 on. Consumer groups have
-// their coordinator here; the first request makes the internal topic. There are
+// their coordinator where their partition of the internal topic is led; the first request makes it. There are
 // no coordinators of transactions and share groups yet: those keys are answered
 // INVALID_REQUEST, which clients report at once; the codes that speak of
 // coordinators make them retry.
@@ -37,8 +37,9 @@ func (s *Server) coordinator(ctx context.Context, r *kmsg.FindCoordinatorRequest
 	out := kmsg.NewFindCoordinatorResponseCoordinator()
 	out.Key, out.NodeID, out.Port = key, -1, -1
 	var err error = kerr.InvalidRequest
+	node := int32(-1)
 	if r.Version == 0 || r.CoordinatorType == groupKey {
-		err = s.b.Groups().Find(ctx, key)
+		node, err = s.b.Groups().Find(ctx, key)
 	}
 	if err != nil {
 		out.ErrorCode, out.ErrorMessage = errorCode(err), errorMessage(err)
@@ -46,7 +47,7 @@ func (s *Server) coordinator(ctx context.Context, r *kmsg.FindCoordinatorRequest
 	}
 	out.ErrorCode, out.ErrorMessage = kerr.CoordinatorNotAvailable.Code, errorMessage(kerr.CoordinatorNotAvailable)
 	for _, n := range s.b.Nodes() {
-		if n.ID == s.b.NodeID() {
+		if n.ID == node {
 			out.ErrorCode, out.ErrorMessage, out.NodeID, out.Host, out.Port = 0, nil, n.ID, n.Host, n.Port
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/services/broker"
 )
 
 // DescribeTopicPartitions 0 (KIP-966), by pages with a cursor.
@@ -33,6 +34,7 @@ func (s *Server) describeTopicPartitions(_ context.Context, _ *conn, req kmsg.Re
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
+	nodes := s.b.Nodes()
 	left := maxPartitionsPage
 	if r.ResponsePartitionLimit > 0 {
 		left = min(left, int(r.ResponsePartitionLimit))
@@ -51,7 +53,7 @@ func (s *Server) describeTopicPartitions(_ context.Context, _ *conn, req kmsg.Re
 			resp.NextCursor = nextCursor(name, from)
 			return resp, nil
 		}
-		t, next := s.describePartitions(name, from, left)
+		t, next := s.describePartitions(name, nodes, from, left)
 		resp.Topics = append(resp.Topics, t)
 		left -= len(t.Partitions)
 		if next >= 0 {
@@ -70,7 +72,7 @@ func nextCursor(name string, partition int32) *kmsg.DescribeTopicPartitionsRespo
 
 // describePartitions describes at most limit partitions; next is where to go
 // on, -1 when all are told.
-func (s *Server) describePartitions(name string, from int32, limit int) (out kmsg.DescribeTopicPartitionsResponseTopic, next int32) {
+func (s *Server) describePartitions(name string, nodes []broker.Node, from int32, limit int) (out kmsg.DescribeTopicPartitionsResponseTopic, next int32) {
 	out = kmsg.NewDescribeTopicPartitionsResponseTopic()
 	out.Topic = &name
 	out.AuthorizedOperations = math.MinInt32
@@ -83,18 +85,19 @@ func (s *Server) describePartitions(name string, from int32, limit int) (out kms
 		return out, -1
 	}
 	out.TopicID, out.IsInternal = t.ID, t.Internal
-	me := []int32{s.b.NodeID()}
+	replicas := replicaLists{topic: t, nodes: nodes}
 	for i := max(from, 0); i < t.Partitions; i++ {
 		if len(out.Partitions) == limit {
 			return out, i
 		}
 		p := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
-		p.Partition, p.LeaderID, p.Replicas, p.ISR = i, me[0], me, me
+		p.Partition = i
 		p.EligibleLeaderReplicas, p.LastKnownELR = []int32{}, []int32{} // Java's admin client fails on null
-		if part, err := s.b.Partition(t.ID, i); err == nil {
-			p.LeaderEpoch = part.LeaderEpoch()
+		if p.LeaderID, p.LeaderEpoch = s.b.Leader(t, i); p.LeaderID < 0 {
+			p.ErrorCode = kerr.LeaderNotAvailable.Code
 		} else {
-			p.ErrorCode, p.LeaderID = kerr.LeaderNotAvailable.Code, -1
+			p.Replicas = replicas.of(i, p.LeaderID)
+			p.ISR = p.Replicas
 		}
 		out.Partitions = append(out.Partitions, p)
 	}

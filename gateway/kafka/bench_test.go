@@ -26,11 +26,17 @@ type instantLog struct {
 }
 
 func (b *instantBroker) Topic(string) *broker.Topic                      { return b.topic }
+func (b *instantBroker) Await(_ context.Context, id ids.TopicID, p int32) (Partition, error) {
+	return b.Partition(id, p)
+}
+
 func (b *instantBroker) Partition(ids.TopicID, int32) (Partition, error) { return &b.log, nil }
 
 func (l *instantLog) Produce(_ context.Context, _ []byte, _ *broker.Room, done func(broker.Produced)) {
 	done(broker.Produced{LogAppendTime: -1})
 }
+
+func (l *instantLog) Room(int, int, int) *broker.Room { return nil }
 
 func (l *instantLog) Read(context.Context, broker.ReadOptions) broker.ReadResult {
 	return broker.ReadResult{HighWatermark: 1 << 40, LastStable: 1 << 40, Data: l.data}

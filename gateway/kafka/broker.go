@@ -45,7 +45,7 @@ type GroupOffsets interface {
 // they live in.
 type GroupAdmin interface {
 	Ensure(ctx context.Context) (*broker.Topic, error)
-	Find(ctx context.Context, groupID string) error
+	Find(ctx context.Context, groupID string) (node int32, err error)
 	Describe(ctx context.Context, groupID string) (group.Description, error)
 	List(ctx context.Context, states, types []string) ([]group.Listed, error)
 	Delete(ctx context.Context, groupID string) error
@@ -66,6 +66,7 @@ type Topics interface {
 	Topics() []*broker.Topic
 	Topic(name string) *broker.Topic
 	TopicByID(id ids.TopicID) *broker.Topic
+	Leader(t *broker.Topic, partition int32) (node, epoch int32)
 	TopicConfigs(name string) ([]metadata.ConfigEntry, error)
 }
 
@@ -81,6 +82,10 @@ type TopicAdmin interface {
 // Data gives access to records.
 type Data interface {
 	Partition(id ids.TopicID, p int32) (Partition, error)
+	// Await is Partition; it waits a while for one that this agent is about to lead.
+	Await(ctx context.Context, id ids.TopicID, p int32) (Partition, error)
+	// Follower gives what this agent can serve of a partition that another one leads.
+	Follower(id ids.TopicID, p int32) (Source, error)
 	InitProducerID(ctx context.Context) (pid int64, epoch int16, err error)
 }
 
@@ -97,10 +102,15 @@ type Writer interface {
 	DeleteRecords(ctx context.Context, before int64) (low int64, err error)
 }
 
-// Reader reads a partition.
-type Reader interface {
+// Source is what Fetch reads.
+type Source interface {
 	Read(ctx context.Context, o broker.ReadOptions) broker.ReadResult
 	Watch(w broker.Watcher) (cancel func())
+}
+
+// Reader reads a partition.
+type Reader interface {
+	Source
 	Offset(ctx context.Context, ts int64) (broker.OffsetAt, error)
 	EpochEnd(ctx context.Context, epoch int32) (broker.EpochEnd, error)
 	LeaderEpoch() int32
@@ -113,10 +123,26 @@ type adapted struct{ *broker.Broker }
 
 func (a adapted) Groups() Groups { return a.Broker.Groups() }
 
+func (a adapted) Await(ctx context.Context, id ids.TopicID, p int32) (Partition, error) {
+	part, err := a.Broker.Await(ctx, id, p)
+	if err != nil {
+		return nil, err
+	}
+	return part, nil
+}
+
 func (a adapted) Partition(id ids.TopicID, p int32) (Partition, error) {
 	part, err := a.Broker.Partition(id, p)
 	if err != nil {
 		return nil, err
 	}
 	return part, nil
+}
+
+func (a adapted) Follower(id ids.TopicID, p int32) (Source, error) {
+	f, err := a.Broker.Follower(id, p)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }

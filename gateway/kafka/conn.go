@@ -31,7 +31,10 @@ type conn struct {
 	held   int64       // of Server.inFlight; the reader's
 	client []byte      // client id of the request at hand, in its frame; the reader's
 
-	queued atomic.Int32 // answers given to the writer that it has not done yet
+	queued   atomic.Int32 // answers given to the writer that it has not done yet
+	answered bool         // something was sent; of who writes
+
+	away awayList // the reader's
 
 	// The buffers of write.
 	enc  []byte
@@ -63,7 +66,21 @@ func (c *conn) run() {
 	}
 	wg.Wait()
 	c.stop()
+	if !c.answered && c.s.ctx.Err() != nil {
+		reset(c.nc)
+		return
+	}
 	c.nc.Close()
+}
+
+// reset closes a connection that was not answered yet because this server can't serve it now. Clients take an
+// orderly end before the first answer for a wrong security protocol, and some (franz-go) then
+// fail what they were to send; a reset they try again.
+func reset(nc net.Conn) {
+	if l, ok := nc.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+	nc.Close()
 }
 
 // stopReading makes the reader end after the request it is at.
@@ -102,6 +119,7 @@ type header struct {
 	key, version int16
 	corr         uint32
 	client, body []byte
+	room         *broker.Room // where the request is, or nil
 }
 
 // readOne reads and handles one request.
@@ -150,7 +168,8 @@ func (c *conn) readOne() error {
 	if err != nil {
 		return err
 	}
-	return c.handle(h, room)
+	h.room = room
+	return c.handle(h)
 }
 
 const (
@@ -201,7 +220,7 @@ func parseHeader(b []byte) (header, error) {
 }
 
 // handle dispatches one request.
-func (c *conn) handle(h header, room *broker.Room) error {
+func (c *conn) handle(h header) error {
 	a, ok := c.s.apis[h.key]
 	if !ok {
 		return fmt.Errorf("unknown api key %d", h.key)
@@ -210,7 +229,7 @@ func (c *conn) handle(h header, room *broker.Room) error {
 		return c.unsupported(h, a)
 	}
 	if h.key == kmsg.Produce.Int16() {
-		return c.produce(h, a, room)
+		return c.produce(h, a)
 	}
 	r := newReply(h, a)
 	req := kmsg.RequestForKey(h.key)

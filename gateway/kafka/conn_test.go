@@ -205,13 +205,17 @@ func TestConnectionLimits(t *testing.T) {
 		ask[*kmsg.MetadataResponse](w, kmsg.NewPtrMetadataRequest())
 		open = append(open, w)
 	}
-	h.dial().wantClosed("a fourth connection")
+	h.refused("a fourth connection")
 	open[0].nc.Close()
 	for range 100 {
-		w := h.dial()
-		w.nc.Write(frameOf(kmsg.NewPtrMetadataRequest(), 7))
-		if _, _, err := w.read(); err == nil {
-			return
+		if nc, err := net.Dial("tcp", h.addr); err == nil {
+			w := &wire{t, nc}
+			defer nc.Close()
+			_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
+			nc.Write(frameOf(kmsg.NewPtrMetadataRequest(), 7))
+			if _, _, err := w.read(); err == nil {
+				return
+			}
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -223,7 +227,7 @@ func TestConnectionLimitTotal(t *testing.T) {
 	for range 2 {
 		ask[*kmsg.MetadataResponse](h.dial(), kmsg.NewPtrMetadataRequest())
 	}
-	h.dial().wantClosed("a third connection")
+	h.refused("a third connection")
 	if n := h.seen.most(); n != 2 {
 		t.Errorf("observer saw %d connections", n)
 	}
@@ -375,7 +379,7 @@ func TestShutdown(t *testing.T) {
 	h := serve(t, Limits{})
 	topic := h.b.topic("logs", 1)
 	h.b.log(topic.ID, 0).ackAfter = func() <-chan time.Time { return time.After(300 * time.Millisecond) }
-	idle, busy, poll := h.dial(), h.dial(), h.dial()
+	idle, busy, poll, fresh := h.dial(), h.dial(), h.dial(), h.dial()
 	ask[*kmsg.MetadataResponse](idle, kmsg.NewPtrMetadataRequest())
 	ask[*kmsg.MetadataResponse](busy, kmsg.NewPtrMetadataRequest())
 	poll.send(frameOf(fetchReq(12, time.Minute, want(topic, 0, 1)), 1))
@@ -397,4 +401,5 @@ func TestShutdown(t *testing.T) {
 		t.Errorf("answer to %d: %+v", corr, resp)
 	}
 	idle.wantClosed("an idle connection")
+	fresh.wantReset("a connection that was not answered yet") // an orderly end tells clients of a wrong security protocol
 }

@@ -171,6 +171,7 @@ func (c *conn) flush() error {
 	for {
 		_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.limits.Write))
 		n, err := bufs.WriteTo(c.nc)
+		c.answered = c.answered || n > 0
 		if err == nil {
 			return nil
 		}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,10 +32,65 @@ type memBroker struct {
 	auto  bool
 	nodes []broker.Node
 	logs  map[ids.TopicPartition]*memLog
+	// leaders are the nodes that lead partitions; 0: this one.
+	leaders map[ids.TopicPartition]int32
+}
+
+// Leader implements Topics.
+func (b *memBroker) Leader(t *broker.Topic, p int32) (node, epoch int32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := b.leaders[ids.TopicPartition{Topic: t.ID, Partition: p}]; n != 0 {
+		return n, 7
+	}
+	return b.adminBroker.Leader(t, p)
+}
+
+// lead makes a node lead a partition.
+func (b *memBroker) lead(t *broker.Topic, p, node int32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.leaders[ids.TopicPartition{Topic: t.ID, Partition: p}] = node
+}
+
+func (b *memBroker) setNodes(nodes ...broker.Node) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.nodes = nodes
+}
+
+func (b *memBroker) elsewhere(id ids.TopicID, p int32) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.leaders[ids.TopicPartition{Topic: id, Partition: p}]
+	return n != 0 && n != 1
+}
+
+// Follower gives a partition that another node leads, which is read up to its
+// end and no further.
+func (b *memBroker) Follower(id ids.TopicID, p int32) (Source, error) {
+	if l := b.log(id, p); l != nil && b.elsewhere(id, p) {
+		return memFollower{l}, nil
+	}
+	return nil, broker.ErrNotLeader
+}
+
+type memFollower struct{ *memLog }
+
+func (f memFollower) Read(ctx context.Context, o broker.ReadOptions) broker.ReadResult {
+	f.mu.Lock()
+	end := f.next
+	f.mu.Unlock()
+	if o.Offset >= end {
+		f.reads.Add(1)
+		return broker.ReadResult{HighWatermark: end, LastStable: end, Err: broker.ErrNotLeader}
+	}
+	o.CurrentEpoch = -1
+	return f.memLog.Read(ctx, o)
 }
 
 func newMemBroker(t *testing.T) *memBroker {
-	return &memBroker{adminBroker: newAdminBroker(t), auto: true, logs: map[ids.TopicPartition]*memLog{}}
+	return &memBroker{adminBroker: newAdminBroker(t), auto: true, logs: map[ids.TopicPartition]*memLog{}, leaders: map[ids.TopicPartition]int32{}}
 }
 
 func (b *memBroker) AutoCreate() bool {
@@ -121,10 +177,17 @@ func (b *memBroker) ReplaceTopicConfig(ctx context.Context, name string, configs
 	return b.adminBroker.ReplaceTopicConfig(ctx, name, configs, validateOnly)
 }
 
+func (b *memBroker) Await(_ context.Context, id ids.TopicID, p int32) (Partition, error) {
+	return b.Partition(id, p)
+}
+
 func (b *memBroker) Partition(id ids.TopicID, p int32) (Partition, error) {
 	l := b.log(id, p)
 	if l == nil {
 		return nil, broker.ErrUnknownPartition
+	}
+	if b.elsewhere(id, p) {
+		return nil, broker.ErrNotLeader
 	}
 	return l, nil
 }
@@ -151,6 +214,8 @@ type memLog struct {
 	buffers chan struct{}
 	// cold makes reads fail to find data unless they may wait, for so long.
 	cold atomic.Int64
+	// indexed is the end of what other agents could serve of that.
+	indexed atomic.Int64
 	// rooms, when set, is where rooms come from; placed counts the batches that lay
 	// in theirs where it was said, at head of the last one.
 	rooms        *storage.Log
@@ -242,7 +307,7 @@ func (l *memLog) Read(ctx context.Context, o broker.ReadOptions) broker.ReadResu
 	}
 	if wait := time.Duration(l.cold.Load()); wait > 0 {
 		if o.CacheOnly {
-			res.Tiered = true
+			res.Tiered, res.Indexed = true, o.Offset < l.indexed.Load()
 			return res
 		}
 		l.mu.Unlock()
@@ -411,6 +476,20 @@ func (h *harness) dial() *wire {
 	return &wire{h.t, nc}
 }
 
+// refused wants a new connection to be reset, which dialling may see already.
+func (h *harness) refused(what string) {
+	h.t.Helper()
+	nc, err := net.Dial("tcp", h.addr)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer nc.Close()
+	(&wire{h.t, nc}).wantReset(what)
+}
+
 // frameOf encodes a request with its header.
 func frameOf(req kmsg.Request, corr int32) []byte {
 	return kmsg.NewRequestFormatter(kmsg.FormatterClientID("test")).AppendRequest(nil, req, corr)
@@ -477,6 +556,15 @@ func (w *wire) wantClosed(what string) {
 	}
 	if errors.As(err, &ne) && ne.Timeout() {
 		w.t.Fatalf("%s: connection still open", what)
+	}
+}
+
+// wantReset wants the connection closed by a reset.
+func (w *wire) wantReset(what string) {
+	w.t.Helper()
+	_ = w.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, _, err := w.read(); !errors.Is(err, syscall.ECONNRESET) {
+		w.t.Fatalf("%s: %v, want it reset", what, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net"
 
@@ -27,6 +28,7 @@ type fetchAnswerTopic struct {
 type fetchAnswerPartition struct {
 	partition int32
 	errorCode int16
+	preferred int32 // node to read from instead; 0: none
 	res       broker.ReadResult
 }
 
@@ -102,7 +104,7 @@ func (e *fetchEncoder) partition(version int16, p *fetchAnswerPartition) {
 		}
 	}
 	if version >= 11 {
-		e.out = be.AppendUint32(e.out, 0xffffffff) // preferred read replica: none
+		e.out = be.AppendUint32(e.out, uint32(cmp.Or(p.preferred, -1)))
 	}
 	size := 0
 	for _, d := range p.res.Data {

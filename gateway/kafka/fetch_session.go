@@ -29,7 +29,7 @@ type fetchPart struct {
 	wakes *wakes
 	woken atomic.Bool // in wakes
 	// What is watched, and how that ends; nil: nothing yet.
-	watched Partition
+	watched Source
 	unwatch func()
 	// result is the place in the results of the request at hand, plus one.
 	result int
@@ -86,7 +86,7 @@ func (w *wakes) take() []*fetchPart {
 }
 
 // watch makes wakes of the news of part, and of nothing else any more.
-func (p *fetchPart) watch(part Partition) {
+func (p *fetchPart) watch(part Source) {
 	if p.watched == part {
 		return
 	}

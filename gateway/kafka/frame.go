@@ -30,9 +30,9 @@ type framePool struct {
 // Memory beyond frameStep is only allocated as bytes arrive, so a lying length
 // costs nothing; a room, when not nil, has it all. The frame releases the room.
 func (p *framePool) read(br *bufio.Reader, size int, room *broker.Room) (*frame, error) {
-	f := &frame{room: room}
+	var f *frame
 	if room != nil {
-		f.b = room.B
+		f = &frame{b: room.B, room: room}
 	} else {
 		f = p.get(min(size, frameStep))
 	}

@@ -33,7 +33,7 @@ func (g *fakeGroups) Ensure(context.Context) (*broker.Topic, error) {
 	g.ensured.Add(1)
 	return nil, g.err
 }
-func (g *fakeGroups) Find(context.Context, string) error { return g.err }
+func (g *fakeGroups) Find(context.Context, string) (int32, error) { return 1, g.err }
 func (g *fakeGroups) Join(ctx context.Context, req group.JoinRequest) (*group.JoinResponse, error) {
 	if g.join == nil {
 		return nil, group.ErrCoordinatorNotAvailable

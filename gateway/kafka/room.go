@@ -3,22 +3,19 @@ package kafka
 import (
 	"encoding/binary"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/cirrolog/cirrolog/services/broker"
-	"github.com/cirrolog/cirrolog/storage/ids"
 )
 
-const (
-	// minRoom is the least size of a Produce request that is read to where the disk can
-	// take its batch from.
-	minRoom = 64 << 10
-	// headPeek is how much of a request is looked at for that.
-	headPeek = 1 << 10
-)
+// headPeek is how much of a Produce request is looked at to read it to where the disk
+// can take its batch from.
+const headPeek = 1 << 10
 
 // produceHead is what a Produce request begins with, up to its records.
 type produceHead struct {
-	topic      string
-	id         ids.TopicID // from version 13 on, instead of topic
+	version    int16
+	topic      kmsg.ProduceRequestTopic // its name or id
 	partition  int32
 	head, size int // where the records are in the request
 }
@@ -36,15 +33,9 @@ func parseProduceHead(b []byte, size int) (p produceHead, ok bool) {
 		}
 	}
 	w := walker{b: h.body, flexible: h.version >= 9}
-	w.skipString()
-	w.skip(2 + 4)
-	topics := w.count(3)
+	topics := w.produceTopics(h.version)
 	name := w.b
-	if h.version >= 13 {
-		w.skip(16)
-	} else {
-		w.skipString()
-	}
+	w.skipTopic(h.version)
 	name = name[:len(name)-len(w.b)]
 	if w.count(5) != 1 || topics != 1 {
 		return p, false
@@ -58,21 +49,22 @@ func parseProduceHead(b []byte, size int) (p produceHead, ok bool) {
 	if w.bad || p.size <= 0 || p.head+p.size > size {
 		return p, false
 	}
+	p.version = h.version
 	switch {
 	case h.version >= 13:
-		copy(p.id[:], name)
+		copy(p.topic.TopicID[:], name)
 	case h.version >= 9:
 		_, k := binary.Uvarint(name)
-		p.topic = string(name[k:])
+		p.topic.Topic = string(name[k:])
 	default:
-		p.topic = string(name[2:])
+		p.topic.Topic = string(name[2:])
 	}
 	return p, true
 }
 
 // room returns memory for the request of size bytes that comes, or nil.
 func (c *conn) room(size int) *broker.Room {
-	if size < minRoom {
+	if size < broker.MinRoom {
 		return nil
 	}
 	b, err := c.br.Peek(4 + headPeek)
@@ -83,13 +75,8 @@ func (c *conn) room(size int) *broker.Room {
 	if !ok {
 		return nil
 	}
-	var topic *broker.Topic
-	if p.topic != "" {
-		topic = c.s.b.Topic(p.topic)
-	} else {
-		topic = c.s.b.TopicByID(p.id)
-	}
-	if topic == nil {
+	topic, err := c.produceTo(&p.topic, p.version)
+	if err != nil {
 		return nil
 	}
 	part, err := c.s.b.Partition(topic.ID, p.partition)

@@ -119,7 +119,7 @@ func FuzzProduceHead(f *testing.F) {
 			t.Fatalf("%d topics", len(req.Topics))
 		}
 		topic, part := req.Topics[0], req.Topics[0].Partitions[0]
-		if topic.Topic != p.topic || topic.TopicID != p.id || part.Partition != p.partition || !bytes.Equal(part.Records, b[p.head:][:p.size]) {
+		if topic.Topic != p.topic.Topic || topic.TopicID != p.topic.TopicID || part.Partition != p.partition || !bytes.Equal(part.Records, b[p.head:][:p.size]) {
 			t.Fatalf("%+v is not what is in the request", p)
 		}
 	})

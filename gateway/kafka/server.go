@@ -189,7 +189,7 @@ func (s *Server) start(nc net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || len(s.conns) >= s.limits.MaxConnections || s.perAddr[host] >= s.limits.MaxPerAddress {
-		nc.Close()
+		reset(nc)
 		s.log.Debug("connection refused", "client", host, "open", len(s.conns), "of this address", s.perAddr[host])
 		return
 	}

@@ -13,7 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/services/lead"
 )
 
 // adminHandler serves the admin port: health, metrics, pprof and the JSON API
@@ -36,6 +38,10 @@ func (a *Agent) adminHandler() http.Handler {
 	mux.HandleFunc("GET /v1/topics/{topic}/segments", a.segments)
 	mux.HandleFunc("POST /v1/topics/{topic}/roll", a.roll)
 	mux.HandleFunc("POST /v1/sweep", a.sweep)
+	mux.HandleFunc("GET /v1/cluster/state", a.clusterState)
+	mux.HandleFunc("GET /v1/cluster/partitions", a.clusterPartitions)
+	mux.HandleFunc("GET /v1/disks", a.disks)
+	mux.HandleFunc("POST /v1/disks/{disk}/abandon", a.abandonDisk)
 	mux.Handle("GET /debug/", loopbackOnly(a.debugHandler()))
 	return mux
 }
@@ -52,8 +58,12 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 func writeError(w http.ResponseWriter, err error) {
 	status := http.StatusInternalServerError
 	switch {
-	case errors.Is(err, broker.ErrUnknownTopic), errors.Is(err, broker.ErrUnknownPartition):
+	case errors.Is(err, broker.ErrUnknownTopic), errors.Is(err, broker.ErrUnknownPartition), errors.Is(err, lead.ErrUnknownDisk):
 		status = http.StatusNotFound
+	case errors.Is(err, lead.ErrDiskInUse):
+		status = http.StatusConflict
+	case errors.Is(err, metadata.ErrUnavailable):
+		status = http.StatusServiceUnavailable
 	case errors.Is(err, errBadQuery):
 		status = http.StatusBadRequest
 	}

@@ -18,16 +18,18 @@ import (
 
 	httpgate "github.com/cirrolog/cirrolog/gateway/http"
 	"github.com/cirrolog/cirrolog/gateway/kafka"
+	"github.com/cirrolog/cirrolog/gateway/rpc"
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/metadata/kv"
-	"github.com/cirrolog/cirrolog/metadata/kv/bolt"
 	"github.com/cirrolog/cirrolog/services/broker"
+	"github.com/cirrolog/cirrolog/services/lead"
 	"github.com/cirrolog/cirrolog/storage"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/tiering"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
 	"github.com/cirrolog/cirrolog/tiering/objstore/bucketurl"
+	"github.com/cirrolog/cirrolog/tiering/wal"
 )
 
 // Agent is a running agent.
@@ -38,7 +40,10 @@ type Agent struct {
 	kv      kv.Store
 	meta    *metadata.Store
 	bucket  objstore.Bucket
-	store   *storage.Store
+	store   *storage.Store               // of class object in a cluster, else of class local
+	local   *localStore                  // of a cluster's agent
+	stream  *wal.Stream                  // of a cluster's agent
+	leading atomic.Pointer[lead.Manager] // of a cluster's agent
 	reader  *tiering.Reader
 	broker  *broker.Broker
 	closed  atomic.Pointer[broker.Broker] // told of closed segments
@@ -53,6 +58,10 @@ type Agent struct {
 	adminListener net.Listener
 	http          *httpgate.Server // nil: off
 	httpListener  net.Listener
+	rpcListener   net.Listener
+	rpcTLS        *rpc.TLS // nil: none
+	rpcToken      string
+	peers         *rpc.Peers // nil: agents are not called
 	incarnation   ids.Incarnation
 	failed        chan error
 	draining      chan struct{}
@@ -73,7 +82,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err err
 		}
 	}()
 	// The listeners come first: a taken port is the commonest mistake.
-	for _, step := range []func(context.Context) error{agent.listen, agent.startFlightRecorder, agent.openDisk, agent.openBucket, agent.openMetadata, agent.openStorage, agent.openBroker, agent.startMonitor, agent.serve} {
+	for _, step := range []func(context.Context) error{agent.listen, agent.openRPC, agent.startFlightRecorder, agent.openDisk, agent.openBucket, agent.openMetadata, agent.openStorage, agent.openBroker, agent.startLeading, agent.startMonitor, agent.serve} {
 		if err := step(ctx); err != nil {
 			if errors.Is(err, syscall.ENOSPC) {
 				err = fmt.Errorf("%w: free some space there, or choose another --data-dir (or --bucket) or a smaller --wal-size", err)
@@ -101,9 +110,9 @@ func (a *Agent) listen(ctx context.Context) error {
 		addr string
 		flag string
 		to   *net.Listener
-	}{{a.cfg.KafkaAddr, "--kafka-addr", &a.kafkaListener}, {a.cfg.AdminAddr, "--admin-addr", &a.adminListener}, {a.cfg.HTTPAddr, "--http-addr", &a.httpListener}} {
+	}{{a.cfg.KafkaAddr, "--kafka-addr", &a.kafkaListener}, {a.cfg.AdminAddr, "--admin-addr", &a.adminListener}, {a.cfg.HTTPAddr, "--http-addr", &a.httpListener}, {a.cfg.RPC.Addr, "--rpc-addr", &a.rpcListener}} {
 		if l.addr == "" {
-			continue // the HTTP gateway is off
+			continue // the HTTP gateway, or the agents' own protocol, is off
 		}
 		ln, err := lc.Listen(ctx, "tcp", l.addr)
 		if err != nil {
@@ -125,9 +134,6 @@ func (a *Agent) openDisk(context.Context) error {
 	return nil
 }
 
-// probeTime bounds the check of the bucket at start.
-const probeTime = 30 * time.Second
-
 func (a *Agent) openBucket(ctx context.Context) error {
 	b, err := bucketurl.Open(ctx, a.cfg.bucketURL(), bucketurl.Options{FS: vfs.OS()})
 	if err != nil {
@@ -136,33 +142,46 @@ func (a *Agent) openBucket(ctx context.Context) error {
 	a.metrics = newMetrics(a)
 	a.bucket = objstore.Observe(b, a.metrics.bucketRequest)
 	a.onClose(func() error { return objstore.Close(a.bucket) })
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
-	defer cancel()
-	_, err = objstore.Probe(ctx, b)
-	if errors.Is(err, objstore.ErrUnsuitable) {
-		err = fmt.Errorf("%w: choose a store that enforces conditional writes; `cirrolog doctor --bucket` checks one", err)
-	}
+	ahead, err := probeBucket(ctx, b, a.cfg.bucketURL())
 	if err != nil {
-		return fmt.Errorf("bucket %s can't be used: %w", bucketurl.Redact(a.cfg.bucketURL()), err)
+		return err
 	}
-	return nil
+	return a.checkClock("bucket "+bucketurl.Redact(a.cfg.bucketURL()), ahead)
 }
 
 func (a *Agent) openMetadata(ctx context.Context) error {
-	store, err := bolt.Open(filepath.Join(a.cfg.DataDir, "meta.db"), bolt.Options{Logger: a.component("metadata")})
+	store, name, err := a.openKV(ctx)
 	if err != nil {
 		return fmt.Errorf("open metadata: %w", err)
 	}
-	a.kv = observedStore{Store: store, name: "bolt", took: a.metrics.metaOp}
+	a.kv = observedStore{Store: store, name: name, took: a.metrics.metaOp}
 	a.onClose(store.Close)
-	defaults, err := metadata.NewDefaults(a.cfg.TopicDefaults)
+	ahead, err := storeAhead(ctx, store)
+	if err == nil {
+		err = a.checkClock("metadata store", ahead)
+	}
+	if err != nil {
+		return err
+	}
+	defaults, err := a.cfg.defaults()
 	if err != nil {
 		return fmt.Errorf("--topic-config: %w", err)
 	}
+	self, err := a.self()
+	if err != nil {
+		return err
+	}
 	id := &a.disk.Identity
-	meta, err := metadata.Open(ctx, metadata.Options{KV: a.kv, Bucket: a.bucket, Incarnation: a.incarnation, ClusterID: id.ClusterID,
-		RememberedNodeID: max(id.NodeID, 0), MinEpoch: id.Epoch + 1, NodeID: a.cfg.NodeID, Defaults: defaults,
-		DefaultPartitions: a.cfg.NumPartitions, Logger: a.component("metadata")})
+	reached, err := a.rpcAddr()
+	if err != nil {
+		return err
+	}
+	o := a.cfg.metadataOptions(id, a.kv, a.bucket)
+	if a.clustered() {
+		o.Advertised = net.JoinHostPort(self.Host, strconv.Itoa(int(self.Port)))
+	}
+	o.RPC, o.Incarnation, o.Defaults, o.DefaultPartitions, o.Place, o.Agents, o.Logger = reached, a.incarnation, defaults, a.cfg.NumPartitions, a.place(), a.agents(), a.component("metadata")
+	meta, err := metadata.Open(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -170,24 +189,10 @@ func (a *Agent) openMetadata(ctx context.Context) error {
 	a.log = a.log.With("agent", meta.NodeID())
 	a.onClose(meta.Close)
 	id.ClusterID, id.NodeID, id.Epoch = meta.ClusterID(), meta.NodeID(), meta.NodeEpoch()
-	return a.disk.Save()
-}
-
-func (a *Agent) openStorage(context.Context) error {
-	s, err := storage.Open(storage.Options{FS: vfs.OS(), Dir: a.cfg.DataDir, DiskID: a.disk.ID(), WALSize: a.cfg.WALSize,
-		Prefill: min(a.cfg.WALSize, 64<<20), TailBytes: a.cfg.memoryTail(), ReadBytes: a.cfg.ReadMemory, DiskBudget: a.cfg.DiskBudget, Logger: a.component("storage"),
-		OnFailure: func(err error) { a.fail(err) },
-		OnClosed: func(tp ids.TopicPartition) {
-			if b := a.closed.Load(); b != nil {
-				b.Flushed(tp)
-			}
-		}})
-	if err != nil {
+	if err := a.disk.Save(); err != nil {
 		return err
 	}
-	a.store = s
-	a.onClose(s.Close)
-	return nil
+	return a.checkDisk(ctx)
 }
 
 func (a *Agent) fail(err error) {
@@ -209,10 +214,10 @@ func (a *Agent) openBroker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := broker.New(ctx, broker.Options{Store: a.store, Meta: a.meta, Bucket: a.bucket, Incarnation: a.incarnation, Epoch: a.meta.NodeEpoch(),
+	b, err := broker.New(ctx, broker.Options{Store: a.store, Local: a.localStores(), Meta: a.meta, Bucket: a.bucket, Incarnation: a.incarnation, Epoch: a.meta.NodeEpoch(),
 		Self: self, Reader: r, AutoCreate: a.cfg.AutoCreate, Settings: a.settings(self), DataDir: a.cfg.DataDir, BucketName: bucketurl.Redact(a.cfg.bucketURL()),
 		RetentionInterval: a.cfg.RetentionInterval, SweepInterval: a.cfg.SweepInterval, SweepGrace: a.cfg.SweepGrace, CompactInterval: a.cfg.CompactInterval,
-		UploadObserver: a.metrics.uploaded, Groups: a.cfg.Groups, Logger: a.component("broker")})
+		UploadObserver: a.metrics.uploaded, Leaders: a.leaders(), Live: a.live(), OnTiered: a.onTiered(), SetLogStart: a.setLogStart(), Groups: a.cfg.Groups, Logger: a.component("broker")})
 	if err != nil {
 		return err
 	}
@@ -226,7 +231,10 @@ func (a *Agent) openBroker(ctx context.Context) error {
 // self is this agent as clients reach it: the advertised address, or the one
 // it listens on.
 func (a *Agent) self() (broker.Node, error) {
-	n := broker.Node{ID: a.meta.NodeID(), Rack: a.cfg.Rack}
+	n := broker.Node{Rack: a.cfg.Rack}
+	if a.meta != nil {
+		n.ID = a.meta.NodeID()
+	}
 	addr := a.cfg.AdvertisedAddr
 	if addr == "" {
 		addr = a.kafkaListener.Addr().String()
@@ -347,11 +355,19 @@ func (a *Agent) AdminAddr() string { return a.adminListener.Addr().String() }
 // Failed delivers the error that stopped the agent from leading.
 func (a *Agent) Failed() <-chan error { return a.failed }
 
-// Shutdown stops serving, uploads what is closed while ctx lasts, and closes
-// everything. What is acknowledged is durable with or without the upload.
+// Shutdown gives what this agent leads to the others of its cluster, if there are any, stops
+// serving, uploads what is closed while ctx lasts, and closes everything. What is acknowledged is durable with or without the upload.
 func (a *Agent) Shutdown(ctx context.Context) error {
 	close(a.draining)
+	if a.stream != nil { // what waits for a bucket that is away waits no longer than this
+		defer context.AfterFunc(ctx, func() { a.stream.Poison(context.Cause(ctx)) })()
+	}
 	var errs []error
+	if m := a.leading.Load(); m != nil && a.storageErr() == nil {
+		if err := m.Drain(ctx); err != nil {
+			a.component("agent").Warn("not all partitions were given to other agents; they take them over when this one's lease has ended", "err", err)
+		}
+	}
 	a.stopHTTP(ctx)
 	errs = append(errs, a.kafka.Shutdown(ctx))
 	if err := a.broker.Drain(ctx); err != nil {
@@ -370,8 +386,23 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Run serves until ctx ends, then shuts down within the configured time.
+// fencedStop bounds the stop of an agent whose partitions were given to others: nothing that it
+// has counts any more.
+const fencedStop = time.Second
+
+// Run serves until ctx ends, then shuts down within the configured time. An agent whose
+// stream was sealed, because the others took it for dead, begins anew.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	for {
+		err := runOnce(ctx, cfg, log)
+		if !errors.Is(err, wal.ErrFenced) || errors.Is(err, errReplaced) || ctx.Err() != nil {
+			return err
+		}
+		log.Warn("this agent was taken for dead and its partitions were given to others; starting anew", "err", err)
+	}
+}
+
+func runOnce(ctx context.Context, cfg Config, log *slog.Logger) error {
 	a, err := Start(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -382,7 +413,12 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	case failure = <-a.Failed():
 	}
 	a.component("agent").Info("shutting down")
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
+	limit := a.cfg.ShutdownTimeout
+	if errors.Is(failure, wal.ErrFenced) {
+		limit = fencedStop
+		failure = errors.Join(failure, a.replaced())
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	err = errors.Join(failure, a.Shutdown(stop))
 	if err == nil {

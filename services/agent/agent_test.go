@@ -199,3 +199,18 @@ func TestBucketIsClosed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestRoles(t *testing.T) {
+	for role, want := range map[Role]bool{"": true, RoleLeader: true, RoleReader: true, "other": false} {
+		cfg := Default()
+		cfg.Metadata, cfg.Bucket, cfg.Role = "redis://127.0.0.1:1", "dir:///b", role
+		if err := cfg.validate(); (err == nil) != want {
+			t.Errorf("role %q: %v", role, err)
+		}
+	}
+	cfg := Default()
+	cfg.Role = RoleReader
+	if cfg.validate() == nil {
+		t.Error("a reader that is alone is accepted")
+	}
+}

@@ -26,7 +26,16 @@ type Config struct {
 	Rack           string
 	Bucket         string // bucket URL; "": a directory in DataDir
 
-	WALSize     int64 // bytes of the ring
+	// Metadata is the URL of a metadata store that several agents share; "": the node is alone,
+	// with a store of its own in DataDir. With it, the agents' write-ahead streams are in the bucket.
+	Metadata     string
+	RPC          RPCConfig
+	Role         Role          // in a cluster; "": leader
+	Lease        time.Duration // how long an agent that is silent counts as alive; 0: 3 s
+	WALLinger    time.Duration // least time between two puts of the stream; 0: 100 ms
+	TierMaxDelay time.Duration // how long a large open segment waits to be tiered; 0: 10 min
+
+	WALSize     int64 // bytes of a new ring; an agent of a cluster has one for topics of class local
 	MemoryTail  int64 // bytes of the memory tail of all partitions; 0: an eighth of the memory
 	ReadMemory  int64 // bytes of buffers of reads from SSD
 	CacheSize   int64 // bytes of the block cache on SSD
@@ -51,6 +60,16 @@ type Config struct {
 	ShutdownTimeout   time.Duration
 }
 
+// Role is what an agent of a cluster does.
+type Role string
+
+// A leader leads partitions, and serves what is tiered of the others'. A reader
+// only does the latter.
+const (
+	RoleLeader Role = "leader"
+	RoleReader Role = "reader"
+)
+
 // Default returns the configuration of a single node with everything embedded.
 func Default() Config {
 	return Config{
@@ -65,6 +84,12 @@ func Default() Config {
 
 // ErrConfig marks mistakes in a Config.
 var ErrConfig = errors.New("configuration")
+
+// minWALSize is the least size of a ring, in bytes.
+const minWALSize = 16 << 20
+
+// minLease is the least lease: a few round trips to the metadata store.
+const minLease = 300 * time.Millisecond
 
 // maxPrice is what no object store takes, in dollars.
 const maxPrice = 1e6
@@ -91,11 +116,36 @@ func (c *Config) memoryTail() int64 {
 	return max(int64(limit/8), leastTail)
 }
 
+// defaults are those of topic configs.
+func (c *Config) defaults() (*metadata.Defaults, error) {
+	if c.Metadata != "" {
+		return metadata.NewClusterDefaults(c.TopicDefaults)
+	}
+	return metadata.NewDefaults(c.TopicDefaults)
+}
+
 func (c *Config) bucketURL() string {
 	if c.Bucket == "" {
 		return "dir://" + filepath.ToSlash(filepath.Join(c.DataDir, "bucket"))
 	}
 	return c.Bucket
+}
+
+// validateCluster checks what agents of a cluster have.
+func (c *Config) validateCluster(bad func(format string, args ...any)) {
+	if c.Metadata != "" && c.Bucket == "" {
+		bad("--bucket is missing: agents of a cluster share one")
+	}
+	if c.Role != "" && c.Role != RoleLeader && c.Role != RoleReader {
+		bad("--role %q: want leader or reader", c.Role)
+	}
+	if c.Role == RoleReader && c.Metadata == "" {
+		bad("--role reader needs --metadata: what it serves is of the other agents of a cluster")
+	}
+	c.RPC.validate(c.Metadata != "", bad)
+	if c.Lease < 0 || c.Lease > 0 && c.Lease < minLease {
+		bad("--lease %v: want %v at least", c.Lease, minLease)
+	}
 }
 
 func (c *Config) validate() error {
@@ -104,6 +154,7 @@ func (c *Config) validate() error {
 	if c.DataDir == "" {
 		bad("--data-dir is empty")
 	}
+	c.validateCluster(bad)
 	for flag, addr := range map[string]string{"--kafka-addr": c.KafkaAddr, "--admin-addr": c.AdminAddr, "--http-addr": c.HTTPAddr} {
 		if addr == "" && flag == "--http-addr" {
 			continue
@@ -130,7 +181,7 @@ func (c *Config) validate() error {
 	if c.NumPartitions < 1 {
 		bad("--num-partitions %d: want 1 or greater", c.NumPartitions)
 	}
-	if c.WALSize < 16<<20 {
+	if c.WALSize < minWALSize {
 		bad("--wal-size %d: want at least 16MiB", c.WALSize)
 	}
 	if n := c.MemoryTail; n != 0 && n < 16<<20 {
@@ -144,7 +195,7 @@ func (c *Config) validate() error {
 			bad("%s %d: want 1 or greater, or 0 for the default", flag, v)
 		}
 	}
-	if _, err := metadata.NewDefaults(c.TopicDefaults); err != nil {
+	if _, err := c.defaults(); err != nil {
 		bad("--topic-config: %w", err)
 	}
 	if p := c.PerPartition; p != PerPartitionAuto && p != PerPartitionOn && p != PerPartitionOff {

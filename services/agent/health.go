@@ -33,7 +33,7 @@ func (a *Agent) runChecks(ctx context.Context) []check {
 	if errors.Is(err, objstore.ErrNotFound) {
 		err = errors.New("the bucket has lost meta/cluster")
 	}
-	checks := []check{{"draining", draining}, {"storage", a.store.Err()}, {"bucket", err}, {"metadata", a.meta.CheckOwner(ctx)}, {"disk", a.diskCheck()}}
+	checks := []check{{"draining", draining}, {"storage", a.storageErr()}, {"bucket", err}, {"metadata", a.meta.CheckOwner(ctx)}, {"disk", a.diskCheck()}}
 	a.monitor.checks.Store(&checks)
 	return checks
 }
@@ -63,11 +63,13 @@ func (a *Agent) ready(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *Agent) diskCheck() error {
-	if a.store.DiskFull() {
-		return fmt.Errorf("disk budget used up, producers wait: %d of %d bytes", a.store.DiskUsed(), a.store.DiskBudget())
-	}
-	if err := a.store.NoSpace(); err != nil {
-		return fmt.Errorf("the disk is full, free some space, it goes on by itself: %w", err)
+	for _, s := range a.stores() {
+		if s.DiskFull() {
+			return fmt.Errorf("disk budget used up, producers of topics of class %s wait: %d of %d bytes", s.class, s.DiskUsed(), s.DiskBudget())
+		}
+		if err := s.NoSpace(); err != nil {
+			return fmt.Errorf("the disk is full, free some space, it goes on by itself: %w", err)
+		}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/cirrolog/cirrolog/gateway/rpc"
 	"github.com/cirrolog/cirrolog/metadata/kv"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
 )
@@ -40,6 +42,9 @@ type metrics struct {
 	objBytes     *prometheus.CounterVec
 	objCost      *prometheus.CounterVec
 	metaSeconds  *prometheus.HistogramVec
+	walSeconds   *prometheus.HistogramVec
+	walBytes     *prometheus.CounterVec
+	rpc          *rpc.Metrics
 	prices       Prices
 }
 
@@ -86,8 +91,9 @@ func newMetrics(a *Agent) *metrics {
 	}
 	histogram := func(name string) *prometheus.HistogramVec {
 		x := known[name]
-		v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: MetricPrefix + name, Help: x.Help,
-			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10), NativeHistogramBucketFactor: nativeFactor, NativeHistogramMaxBucketNumber: nativeBuckets}, x.Labels)
+		opts := prometheus.HistogramOpts{Name: MetricPrefix + name, Help: x.Help}
+		histogramShape(&opts)
+		v := prometheus.NewHistogramVec(opts, x.Labels)
 		m.reg.MustRegister(v)
 		return v
 	}
@@ -100,12 +106,21 @@ func newMetrics(a *Agent) *metrics {
 	m.objRequests, m.objSeconds = counter("objstore_requests_total"), histogram("objstore_request_seconds")
 	m.objBytes, m.objCost = counter("objstore_bytes_total"), counter("objstore_cost_dollars_total")
 	m.metaSeconds = histogram("meta_op_seconds")
+	m.walSeconds, m.walBytes = histogram("wal_put_seconds"), counter("wal_put_bytes_total")
+	m.rpc = rpc.NewMetrics(strings.TrimSuffix(MetricPrefix, "_"), histogramShape)
+	m.reg.MustRegister(m.rpc)
 	m.connections = prometheus.NewGauge(prometheus.GaugeOpts{Name: MetricPrefix + "connections", Help: known["connections"].Help})
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: MetricPrefix + "build_info", Help: known["build_info"].Help}, known["build_info"].Labels)
 	version, commit := Version()
 	info.WithLabelValues(version, commit, runtime.Version()).Set(1)
 	m.reg.MustRegister(m.connections, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &stateCollector{a: a, descs: m.descs})
 	return m
+}
+
+// histogramShape gives a histogram of times its buckets.
+func histogramShape(o *prometheus.HistogramOpts) {
+	o.Buckets = prometheus.ExponentialBuckets(0.0001, 4, 10)
+	o.NativeHistogramBucketFactor, o.NativeHistogramMaxBucketNumber = nativeFactor, nativeBuckets
 }
 
 // Version returns the version and the commit the program was built from.

@@ -11,8 +11,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/services/group"
+	"github.com/cirrolog/cirrolog/storage"
 	"github.com/cirrolog/cirrolog/tiering"
 )
 
@@ -101,7 +103,7 @@ func (m *monitor) run(ctx context.Context) {
 }
 
 func (m *monitor) measure(ctx context.Context) {
-	each := m.a.cfg.PerPartition == PerPartitionOn || m.a.cfg.PerPartition == PerPartitionAuto && m.a.store.Stats().Logs <= maxPartitionSeries
+	each := m.a.cfg.PerPartition == PerPartitionOn || m.a.cfg.PerPartition == PerPartitionAuto && m.a.logs() <= maxPartitionSeries
 	s := &state{topics: m.a.broker.Figures(each), groups: m.a.broker.Groups().Stats()}
 	s.lags, s.leftOut = m.meter.Measure(ctx)
 	s.at = time.Now()
@@ -203,6 +205,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	o := out{c.descs, ch}
 	c.disk(o)
 	c.reads(o)
+	c.cluster(o)
 	if checks := c.a.monitor.checks.Load(); checks != nil {
 		for _, x := range *checks {
 			o.gauge("check_ok", truth(x.err == nil), x.name)
@@ -221,14 +224,21 @@ func truth(b bool) float64 {
 }
 
 func (c *stateCollector) disk(o out) {
-	st := c.a.store.Stats()
+	var st storage.Stats
+	for _, s := range c.a.stores() {
+		one := s.Stats()
+		o.gauge("wal_used_bytes", float64(one.WALUsed), string(s.class))
+		o.gauge("wal_size_bytes", float64(one.WALSize), string(s.class))
+		o.gauge("wal_backlog_bytes", float64(one.WALBacklog), string(s.class))
+		st.DiskUsed, st.Recycled, st.DiskBudget = st.DiskUsed+one.DiskUsed, st.Recycled+one.Recycled, st.DiskBudget+one.DiskBudget
+		st.TailInUse, st.TailLimit = st.TailInUse+one.TailInUse, st.TailLimit+one.TailLimit
+		st.OpenFiles, st.Logs = st.OpenFiles+one.OpenFiles, st.Logs+one.Logs
+		st.Waits, st.WaitTime = st.Waits+one.Waits, st.WaitTime+one.WaitTime
+	}
 	o.gauge("disk_used_bytes", float64(st.DiskUsed))
 	o.gauge("disk_recycled_bytes", float64(st.Recycled))
 	o.gauge("disk_limit_bytes", float64(st.DiskBudget))
-	o.gauge("wal_used_bytes", float64(st.WALUsed))
-	o.gauge("wal_size_bytes", float64(st.WALSize))
-	o.gauge("wal_backlog_bytes", float64(st.WALBacklog))
-	o.gauge("storage_failed", truth(c.a.store.Err() != nil))
+	o.gauge("storage_failed", truth(c.a.storageErr() != nil))
 	o.gauge("tail_memory_bytes", float64(st.TailInUse))
 	o.gauge("tail_memory_limit_bytes", float64(st.TailLimit))
 	o.gauge("open_segment_files", float64(st.OpenFiles))
@@ -237,6 +247,22 @@ func (c *stateCollector) disk(o out) {
 	o.counter("produce_wait_seconds_total", st.WaitTime.Seconds())
 	o.counter("tier_damaged_total", float64(c.a.broker.UploadCounters().Damaged))
 	o.compaction(c.a.broker.CompactStats())
+}
+
+// cluster tells what only an agent of a cluster has.
+func (c *stateCollector) cluster(o out) {
+	if c.a.stream == nil {
+		return
+	}
+	present, needed := c.a.stream.Objects()
+	o.gauge("wal_objects", float64(present), "present")
+	o.gauge("wal_objects", float64(needed), "needed")
+	m := c.a.leading.Load()
+	o.gauge("lease_live", truth(m != nil && m.Live()))
+	o.gauge("agents", float64(len(c.a.meta.Agents())))
+	if m != nil {
+		o.counter("claims_total", float64(m.Stats().Claims))
+	}
 }
 
 func (c *stateCollector) reads(o out) {
@@ -254,9 +280,10 @@ func (c *stateCollector) reads(o out) {
 }
 
 func (a *Agent) topicSeries(o out, s *state) {
-	remote := int64(0)
+	remote, risk := int64(0), int64(0)
 	for _, t := range s.topics {
 		remote += t.BucketBytes
+		risk += t.AtRiskBytes
 		age := 0.0
 		if !t.LagSince.IsZero() {
 			age = max(time.Since(t.LagSince).Seconds(), 0)
@@ -266,14 +293,18 @@ func (a *Agent) topicSeries(o out, s *state) {
 		o.gauge("tier_lag_seconds", age, t.Name)
 		o.gauge("tier_local_bytes", float64(t.LocalBytes), t.Name)
 		o.gauge("tier_remote_bytes", float64(t.BucketBytes), t.Name)
-		for i, p := range t.Offsets {
-			part := strconv.Itoa(i)
+		for _, p := range t.Offsets {
+			part := strconv.Itoa(int(p.Partition))
 			o.gauge("partition_log_start_offset", float64(p.LogStart), t.Name, part)
 			o.gauge("partition_high_watermark_offset", float64(p.HighWatermark), t.Name, part)
 			o.gauge("partition_local_start_offset", float64(p.LocalStart), t.Name, part)
 		}
 	}
 	o.gauge("topics", float64(len(s.topics)))
+	o.gauge("wal_bytes_at_risk", float64(risk), string(metadata.DurabilityLocal))
+	if a.clustered() {
+		o.gauge("wal_bytes_at_risk", 0, string(metadata.DurabilityObject)) // what is acknowledged is in the bucket
+	}
 	o.gauge("objstore_storage_dollars_per_month", float64(remote)/(1<<30)*a.cfg.Prices.Storage)
 }
 

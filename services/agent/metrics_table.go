@@ -33,7 +33,32 @@ func labels(l ...string) []string { return l }
 func Metrics() []Metric {
 	all := trafficMetrics()
 	all = append(all, tierMetrics()...)
-	return append(all, nodeMetrics()...)
+	all = append(all, nodeMetrics()...)
+	return append(all, ClusterMetrics()...)
+}
+
+// ClusterMetrics lists those that only an agent of a cluster exports.
+func ClusterMetrics() []Metric {
+	call := labels("grpc_type", "grpc_service", "grpc_method")
+	coded := labels("grpc_type", "grpc_service", "grpc_method", "grpc_code")
+	return []Metric{
+		{"wal_objects", Gauge, "", labels("state"), "Objects of this agent's write-ahead stream in the bucket: present, and needed because not all in them is tiered."},
+		{"wal_put_seconds", Histogram, "s", nil, "Time until an object of the write-ahead stream was in the bucket."},
+		{"wal_put_bytes_total", Counter, "bytes", nil, "Bytes of objects put to the write-ahead stream."},
+		{"lease_live", Gauge, "", nil, "1 while the other agents can't take this one for dead."},
+		{"agents", Gauge, "", nil, "Agents that are registered."},
+		{"claims_total", Counter, "", nil, "Partitions that this agent claimed: they were given to an agent whose stream had been sealed by one who did not know of it. A failure within a failure: rare."},
+		{"grpc_server_started_total", Counter, "", call, "Total number of RPCs started on the server."},
+		{"grpc_server_handled_total", Counter, "", coded, "Total number of RPCs completed on the server, regardless of success or failure."},
+		{"grpc_server_msg_received_total", Counter, "", call, "Total number of RPC stream messages received on the server."},
+		{"grpc_server_msg_sent_total", Counter, "", call, "Total number of gRPC stream messages sent by the server."},
+		{"grpc_server_handling_seconds", Histogram, "s", call, "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server."},
+		{"grpc_client_started_total", Counter, "", call, "Total number of RPCs started on the client."},
+		{"grpc_client_handled_total", Counter, "", coded, "Total number of RPCs completed by the client, regardless of success or failure."},
+		{"grpc_client_msg_received_total", Counter, "", call, "Total number of RPC stream messages received by the client."},
+		{"grpc_client_msg_sent_total", Counter, "", call, "Total number of gRPC stream messages sent by the client."},
+		{"grpc_client_handling_seconds", Histogram, "s", call, "Histogram of response latency (seconds) of the gRPC until it is finished by the application."},
+	}
 }
 
 func trafficMetrics() []Metric {
@@ -100,9 +125,10 @@ func nodeMetrics() []Metric {
 		{"disk_used_bytes", Gauge, "bytes", nil, "Bytes of ring, segments and spill files."},
 		{"disk_recycled_bytes", Gauge, "bytes", nil, "Bytes of files of removed segments that wait for a new segment; they go when their space is needed."},
 		{"disk_limit_bytes", Gauge, "bytes", nil, "Disk budget, 0 for none."},
-		{"wal_used_bytes", Gauge, "bytes", nil, "Bytes of the write-ahead ring that are not trimmed."},
-		{"wal_size_bytes", Gauge, "bytes", nil, "Size of the write-ahead ring."},
-		{"wal_backlog_bytes", Gauge, "bytes", nil, "Bytes appended to the write-ahead ring and not yet durable."},
+		{"wal_used_bytes", Gauge, "bytes", labels("class"), "Bytes of the write-ahead ring (class local), or stream (object), that are not trimmed."},
+		{"wal_size_bytes", Gauge, "bytes", labels("class"), "Size of the write-ahead ring; of a stream in the bucket what may be untiered before producers wait."},
+		{"wal_backlog_bytes", Gauge, "bytes", labels("class"), "Bytes appended to the write-ahead ring, or stream, and not yet durable."},
+		{"wal_bytes_at_risk", Gauge, "bytes", labels("class"), "Acknowledged bytes that are lost with this disk: of class local what is not tiered, in whole segments; of class object always 0."},
 		{"storage_failed", Gauge, "", nil, "1 after a write to the disk has failed: the node takes no more appends and stops."},
 		{"tail_memory_bytes", Gauge, "bytes", nil, "Memory tail in use."},
 		{"tail_memory_limit_bytes", Gauge, "bytes", nil, "Bound of the memory tail."},
@@ -120,7 +146,7 @@ func MetricsDocs() string {
 	for _, part := range []struct {
 		title string
 		list  []Metric
-	}{{"Traffic", trafficMetrics()}, {"Tiers and bucket", tierMetrics()}, {"Node", nodeMetrics()}} {
+	}{{"Traffic", trafficMetrics()}, {"Tiers and bucket", tierMetrics()}, {"Node", nodeMetrics()}, {"Agents of a cluster", ClusterMetrics()}} {
 		fmt.Fprintf(&b, "\n## %s\n\n| metric | type | labels | unit | meaning |\n|---|---|---|---|---|\n", part.title)
 		for _, m := range part.list {
 			names := make([]string, len(m.Labels))

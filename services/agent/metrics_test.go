@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"flag"
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
@@ -10,27 +9,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cirrolog/cirrolog/internal/golden"
 	"github.com/cirrolog/cirrolog/services/broker"
 )
-
-func updateFlag() *bool {
-	if f := flag.Lookup("update"); f != nil {
-		v := f.Value.(flag.Getter).Get().(bool)
-		return &v
-	}
-	return flag.Bool("update", false, "write docs/metrics.md")
-}
-
-func TestMain(m *testing.M) {
-	updateFlag()
-	os.Exit(m.Run())
-}
 
 // TestMetricsDocs makes sure that docs/metrics.md tells what the agent exports.
 func TestMetricsDocs(t *testing.T) {
 	path := filepath.Join("..", "..", "docs", "metrics.md")
 	want := MetricsDocs()
-	if *updateFlag() {
+	if golden.Update() {
 		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}

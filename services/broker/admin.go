@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"sort"
-	"sync"
 
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/storage/lock"
 )
 
 func (v *view) sort() {
@@ -79,7 +79,7 @@ func (b *Broker) BrokerConfigs() []metadata.ConfigEntry {
 }
 
 // producerIDs hands out producer ids.
-type producerIDs struct{ mu sync.Mutex }
+type producerIDs struct{ mu lock.Mutex }
 
 // InitProducerID returns a new producer id with epoch 0. No id is ever given
 // twice (I6).
@@ -95,14 +95,20 @@ func (b *Broker) InitProducerID(ctx context.Context) (pid int64, epoch int16, er
 
 // LogDirs describes SSD and bucket as Kafka's log directories.
 func (b *Broker) LogDirs(context.Context) []LogDir {
-	st := b.opts.Store.Stats()
 	local := LogDir{Path: b.opts.DataDir, Total: -1, Usable: -1, Partitions: map[ids.TopicPartition]int64{}}
-	if st.DiskBudget > 0 {
-		local.Total, local.Usable = st.DiskBudget, max(st.DiskBudget-st.DiskUsed, 0)
+	for i, s := range b.stores() {
+		st := s.Stats()
+		if st.DiskBudget == 0 {
+			break
+		}
+		if i == 0 {
+			local.Total, local.Usable = 0, 0
+		}
+		local.Total, local.Usable = local.Total+st.DiskBudget, local.Usable+max(st.DiskBudget-st.DiskUsed, 0)
 	}
 	bucket := LogDir{Path: b.opts.BucketName, Total: -1, Usable: -1, Partitions: map[ids.TopicPartition]int64{}}
 	for _, parts := range b.view.Load().parts {
-		for _, p := range parts {
+		for p := range led(parts) {
 			n := int64(0)
 			for _, s := range p.log.Segments() {
 				n += s.Bytes
@@ -136,7 +142,7 @@ func (b *Broker) TopicStorage(name string) (*Topic, []PartitionStorage, error) {
 		return nil, nil, fmt.Errorf("%w: %s", ErrUnknownTopic, name)
 	}
 	var out []PartitionStorage
-	for _, p := range b.view.Load().parts[t.ID] {
+	for p := range led(b.view.Load().parts[t.ID]) {
 		off := p.log.Offsets()
 		s := PartitionStorage{Partition: p.tp.Partition, LogStart: off.Start, LocalStart: off.LocalStart, HighWatermark: off.HighWatermark,
 			TieredEnd: p.tiered.Load(), BucketBytes: p.bucketBytes.Load(), BucketSegments: p.bucketCount.Load(), LastUploadMs: p.lastUpload.Load()}
@@ -205,7 +211,7 @@ func (b *Broker) Roll(name string) error {
 	if t == nil {
 		return fmt.Errorf("%w: %s", ErrUnknownTopic, name)
 	}
-	for _, p := range b.view.Load().parts[t.ID] {
+	for p := range led(b.view.Load().parts[t.ID]) {
 		p.log.RollIfOld(true)
 	}
 	return nil

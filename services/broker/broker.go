@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math"
 	"sync"
@@ -20,11 +21,23 @@ import (
 // Options of a Broker. Store, Meta, Bucket and Incarnation are required.
 type Options struct {
 	Store       *storage.Store
+	Local       LocalStore // of topics of class local, Store is of class object; nil: Store has all
 	Meta        *metadata.Store
 	Bucket      objstore.Bucket
 	Incarnation ids.Incarnation
-	Epoch       int32 // leader epoch of the partitions led by this start
-	Self        Node  // as clients reach it
+	Epoch       int32 // leader epoch of the partitions led by this start, without Leaders
+	// Leaders tells who leads what; nil: this agent leads everything. With it a
+	// partition is served from Lead on.
+	Leaders Leaders
+	// Live, when not nil, tells whether this agent may answer as a leader without a
+	// put of its own: the others do not take it for dead yet.
+	Live func() bool
+	// OnTiered is told where the tiered part of a partition ends.
+	OnTiered func(tp ids.TopicPartition, end int64)
+	// SetLogStart makes a move of a log start durable in the agent's stream; nil: the metadata store
+	// does that alone.
+	SetLogStart func(ctx context.Context, tp ids.TopicPartition, epoch int32, offset int64) error
+	Self        Node // as clients reach it
 
 	// Reader reads tiered segments.
 	Reader TieredReader
@@ -82,8 +95,12 @@ type Broker struct {
 	compact  compaction
 	waiting  *waitingList
 
+	followers followers
+
 	view atomic.Pointer[view]
 	mu   sync.Mutex // serialises changes of view
+	// shown is closed, and another one, when partitions were added to view.
+	shown atomic.Pointer[chan struct{}]
 	// loading collects the topics there are at the start; nil afterwards.
 	loading *view
 	unsub   func()
@@ -91,9 +108,11 @@ type Broker struct {
 	hotReads, localReads, tieredReads atomic.Int64
 
 	producer producerIDs
+	warm     warmRows
 	groups   *Groups
 	house    housekeeper
 	proofs   proofReader
+	own      ownNeeds
 	ctx      context.Context
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
@@ -115,7 +134,9 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	}
 	b := &Broker{opts: o, index: &metaIndex{meta: o.Meta}, waiting: newWaitingList()}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.own.needs = needs{b: b, proofs: &bucketProofs{}, indexed: map[ids.TopicPartition]indexed{}}
 	b.view.Store(newView(0))
+	b.noteShown()
 	b.loading = newView(0)
 	b.house.init()
 	if err := b.compact.init(b); err != nil {
@@ -174,9 +195,11 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 // durable, the removal of the bytes was not finished.
 func (b *Broker) dropForeignLogs() {
 	v := b.view.Load()
-	for _, l := range b.opts.Store.Logs() {
-		if v.byID[l.TP().Topic] == nil {
-			b.house.remove(l.TP())
+	for _, s := range b.stores() {
+		for _, l := range s.Logs() {
+			if v.byID[l.TP().Topic] == nil {
+				b.house.remove(l.TP())
+			}
 		}
 	}
 }
@@ -214,7 +237,7 @@ func (b *Broker) change(c metadata.Change) error {
 		}
 		v.add(t, parts)
 		if c.Old != nil && uploads(t) && (!c.Old.Config.RemoteStorage || c.Old.Config.RemoteCopyDisabled) {
-			for _, p := range parts {
+			for p := range led(parts) {
 				b.waiting.add(p)
 			}
 		}
@@ -243,6 +266,17 @@ func (b *Broker) loadedLocked() {
 	}
 }
 
+// led are the partitions of parts that this agent leads.
+func led(parts []*Partition) iter.Seq[*Partition] {
+	return func(yield func(*Partition) bool) {
+		for _, p := range parts {
+			if p != nil && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
 func newView(topics int) *view {
 	return &view{byName: make(map[string]*Topic, topics), byID: make(map[ids.TopicID]*Topic, topics), parts: make(map[ids.TopicID][]*Partition, topics)}
 }
@@ -259,7 +293,7 @@ func topicOf(t *metadata.Topic) *Topic {
 // dropTopic makes the partitions of a deleted topic refuse everything; their
 // bytes go in the background.
 func (b *Broker) dropTopic(parts []*Partition) {
-	for _, p := range parts {
+	for p := range led(parts) {
 		p.gone.Store(true)
 		p.log.Wake()
 		b.house.remove(p.tp)
@@ -270,15 +304,18 @@ func (b *Broker) dropTopic(parts []*Partition) {
 func (b *Broker) openPartitions(t *Topic, known []*Partition) ([]*Partition, error) {
 	parts := append([]*Partition(nil), known...)
 	cfg := logConfig(t)
-	for _, p := range parts {
+	for p := range led(parts) {
 		p.topic.Store(t)
 		p.log.SetConfig(cfg)
 	}
+	if b.opts.Leaders != nil {
+		return append(parts, make([]*Partition, int(t.Partitions)-len(parts))...), nil
+	}
 	for i := int32(len(parts)); i < t.Partitions; i++ {
-		p := &Partition{b: b, tp: ids.TopicPartition{Topic: t.ID, Partition: i}}
+		p := &Partition{b: b, store: b.opts.Store, tp: ids.TopicPartition{Topic: t.ID, Partition: i}, epoch: b.opts.Epoch}
 		p.topic.Store(t)
 		start := b.opts.Meta.LogStart(p.tp)
-		l, err := b.opts.Store.Create(p.tp, cfg, start)
+		l, err := p.store.Create(p.tp, cfg, start)
 		if err != nil {
 			return nil, fmt.Errorf("open %s-%d: %w", t.Name, i, err)
 		}
@@ -302,7 +339,7 @@ func logConfig(t *Topic) storage.LogConfig {
 func (b *Broker) loadTiered(ctx context.Context) error {
 	return b.opts.Meta.ScanSegments(ctx, ids.TopicID{}, func(r metadata.SegmentRow) error {
 		parts := b.view.Load().parts[r.TP.Topic]
-		if int(r.TP.Partition) < len(parts) {
+		if int(r.TP.Partition) < len(parts) && parts[r.TP.Partition] != nil {
 			parts[r.TP.Partition].addTiered(segmentOf(r))
 		}
 		return nil
@@ -313,7 +350,7 @@ func (b *Broker) loadTiered(ctx context.Context) error {
 // there would give offsets a second time.
 func (b *Broker) checkEnds() error {
 	for _, parts := range b.view.Load().parts {
-		for _, p := range parts {
+		for p := range led(parts) {
 			if end := p.log.Offsets().End; end < p.tiered.Load() {
 				return fmt.Errorf("%s-%d ends at offset %d on this disk but at %d in the bucket: this is not the disk that wrote it, start with the original data directory",
 					p.topic.Load().Name, p.tp.Partition, end, p.tiered.Load())
@@ -323,15 +360,22 @@ func (b *Broker) checkEnds() error {
 	return nil
 }
 
+// raise makes v the value of a, unless that is greater.
+func raise(a *atomic.Int64, v int64) {
+	for have := a.Load(); v > have && !a.CompareAndSwap(have, v); have = a.Load() {
+	}
+}
+
 // addTiered notes an indexed segment.
 func (p *Partition) addTiered(s tiering.Segment) {
 	p.bucketBytes.Add(s.Size)
 	p.bucketCount.Add(1)
-	for end := p.tiered.Load(); s.Last+1 > end && !p.tiered.CompareAndSwap(end, s.Last+1); end = p.tiered.Load() {
-	}
-	for at := p.lastUpload.Load(); s.Uploaded > at && !p.lastUpload.CompareAndSwap(at, s.Uploaded); at = p.lastUpload.Load() {
-	}
+	raise(&p.tiered, s.Last+1)
+	raise(&p.lastUpload, s.Uploaded)
 	p.log.MarkTiered(s.Last)
+	if p.b.opts.OnTiered != nil {
+		p.b.opts.OnTiered(p.tp, s.Last+1)
+	}
 	p.check.stir.Store(true)
 	if s.Generation > 0 {
 		// All up to here was cleaned: this disk must not go on with what has been removed.
@@ -371,11 +415,11 @@ func (b *Broker) Drain(ctx context.Context) error {
 
 // closing tells whether a segment is full and will soon be closed.
 func (b *Broker) closing() bool {
-	if b.opts.Store.Err() != nil {
+	if b.failed() != nil {
 		return false
 	}
 	for _, parts := range b.view.Load().parts {
-		for _, p := range parts {
+		for p := range led(parts) {
 			if p.log.Closing() {
 				return true
 			}
@@ -394,7 +438,21 @@ func (b *Broker) ClusterID() string { return b.opts.Meta.ClusterID() }
 func (b *Broker) NodeID() int32 { return b.opts.Self.ID }
 
 // Nodes lists the live agents.
-func (b *Broker) Nodes() []Node { return []Node{b.opts.Self} }
+func (b *Broker) Nodes() []Node {
+	if b.opts.Leaders != nil {
+		return b.opts.Leaders.Nodes()
+	}
+	return []Node{b.opts.Self}
+}
+
+// Leader returns the node that leads a partition, or is about to, and the leader
+// epoch; node -1: none is known.
+func (b *Broker) Leader(t *Topic, partition int32) (node, epoch int32) {
+	if b.opts.Leaders != nil {
+		return b.opts.Leaders.Leader(t.ID, partition)
+	}
+	return b.opts.Self.ID, b.opts.Epoch
+}
 
 // AutoCreate tells whether a topic may be created by asking for it.
 func (b *Broker) AutoCreate() bool { return b.opts.AutoCreate }
@@ -416,6 +474,9 @@ func (b *Broker) Partition(id ids.TopicID, p int32) (*Partition, error) {
 	}
 	if p < 0 || int(p) >= len(parts) {
 		return nil, ErrUnknownPartition
+	}
+	if parts[p] == nil {
+		return nil, ErrNotLeader
 	}
 	return parts[p], nil
 }

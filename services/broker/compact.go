@@ -55,7 +55,7 @@ func (b *Broker) compactLoop() {
 			if !compactable(t) {
 				continue
 			}
-			for _, p := range v.parts[t.ID] {
+			for p := range led(v.parts[t.ID]) {
 				if b.ctx.Err() != nil {
 					return
 				}
@@ -134,7 +134,11 @@ func (b *Broker) checkOffsetsTopic(name string, configs map[string]string) error
 	refuse := func(key, want string) error {
 		return fmt.Errorf("%w: %s of %s must be %s: consumer groups depend on it", metadata.ErrInvalidConfig, key, OffsetsTopic, want)
 	}
-	least := int64(min(leastOffsetsMessage, b.opts.Store.MaxBatch()))
+	store, err := b.storeOf(c.Durability)
+	if err != nil {
+		return err
+	}
+	least := int64(min(leastOffsetsMessage, store.MaxBatch()))
 	switch {
 	case !c.CleanupPolicy.Compact || c.CleanupPolicy.Delete:
 		return refuse("cleanup.policy", "compact")

@@ -31,7 +31,7 @@ func (p partitionLog) Bounds() (start, end int64) {
 }
 
 func (p partitionLog) MaxBytes() int {
-	return min(int(p.config().MaxMessageBytes), p.b.opts.Store.MaxBatch())
+	return min(int(p.config().MaxMessageBytes), p.log.MaxBatch())
 }
 
 // load reads the partition from its start into a new coordinator.

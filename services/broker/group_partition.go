@@ -16,7 +16,9 @@ import (
 // what became of it, and calls the coordinator when something is due.
 type groupPartition struct {
 	o      *GroupOptions
-	ctx    context.Context // ends when the groups are closed
+	ctx    context.Context // ends when the groups are closed, or the partition is given up
+	stop   func()
+	ended  chan struct{} // closed when run has returned
 	log    groupLog
 	logger *slog.Logger
 	exists func(topic string) bool

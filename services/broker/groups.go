@@ -12,6 +12,7 @@ import (
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/services/group"
 	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/storage/lock"
 )
 
 // OffsetsTopic is the internal topic that holds consumer groups and their
@@ -56,7 +57,7 @@ type Groups struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // of groupPartition.run
 
-	creating sync.Mutex
+	creating lock.Mutex
 
 	mu     sync.Mutex
 	parts  map[ids.TopicPartition]*groupPartition
@@ -105,8 +106,12 @@ func (g *Groups) Ensure(ctx context.Context) (*Topic, error) {
 	if t := g.b.Topic(OffsetsTopic); t != nil {
 		return t, nil
 	}
-	compact, remote, keep, segment, message := "compact", "true", "false", "104857600", strconv.Itoa(min(maxRecordBytes+recordRoom, g.b.opts.Store.MaxBatch()))
-	_, err := g.b.CreateTopic(ctx, metadata.CreateTopic{Name: OffsetsTopic, Partitions: g.o.Partitions, ReplicationFactor: -1,
+	store, err := g.b.storeOf(g.b.opts.Meta.Defaults().Durability())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", group.ErrCoordinatorNotAvailable, err)
+	}
+	compact, remote, keep, segment, message := "compact", "true", "false", "104857600", strconv.Itoa(min(maxRecordBytes+recordRoom, store.MaxBatch()))
+	_, err = g.b.CreateTopic(ctx, metadata.CreateTopic{Name: OffsetsTopic, Partitions: g.o.Partitions, ReplicationFactor: -1,
 		Configs: map[string]*string{"cleanup.policy": &compact, "remote.storage.enable": &remote, "remote.log.copy.disable": &keep, "segment.bytes": &segment, "max.message.bytes": &message}})
 	if err != nil && !errors.Is(err, metadata.ErrTopicExists) {
 		g.b.opts.Logger.Warn("the topic of consumer groups can't be created", "topic", OffsetsTopic, "err", err)
@@ -124,7 +129,11 @@ func (g *Groups) of(ctx context.Context, groupID string) (*groupPartition, error
 	if err != nil {
 		return nil, err
 	}
-	return g.part(t, group.PartitionFor(groupID, t.Partitions))
+	p, err := g.part(t, group.PartitionFor(groupID, t.Partitions))
+	if errors.Is(err, ErrNotLeader) {
+		err = group.ErrNotCoordinator
+	}
+	return p, err
 }
 
 func (g *Groups) part(t *Topic, n int32) (*groupPartition, error) {
@@ -134,16 +143,42 @@ func (g *Groups) part(t *Topic, n int32) (*groupPartition, error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	switch {
+	case g.closed, !log.bound && !g.b.live():
 		return nil, group.ErrNotCoordinator
+	case log.leaving.Load():
+		return nil, ErrNotLeader
 	}
 	p := g.parts[log.ID()]
 	if p == nil {
-		p = newGroupPartition(g.ctx, &g.o, partitionLog{log}, g.b.opts.Logger.With("partition", n), func(topic string) bool { return g.b.Topic(topic) != nil })
+		ctx, stop := context.WithCancel(g.ctx)
+		p = newGroupPartition(ctx, &g.o, partitionLog{log}, g.b.opts.Logger.With("partition", n), func(topic string) bool { return g.b.Topic(topic) != nil })
+		p.stop, p.ended = stop, make(chan struct{})
 		g.parts[log.ID()] = p
-		g.wg.Go(p.run)
+		g.wg.Go(func() {
+			defer close(p.ended)
+			p.run()
+		})
 	}
 	return p, nil
+}
+
+// giveUp stops the coordinators of partitions that leave: requests that wait are answered, and
+// the last writes end. When a partition is led again it is loaded anew.
+func (g *Groups) giveUp(tps []ids.TopicPartition) {
+	var stopped []*groupPartition
+	g.mu.Lock()
+	for _, tp := range tps {
+		if p := g.parts[tp]; p != nil {
+			delete(g.parts, tp)
+			p.stop()
+			stopped = append(stopped, p)
+		}
+	}
+	g.mu.Unlock()
+	for _, p := range stopped {
+		<-p.ended
+	}
 }
 
 // topicDeleted removes the offsets of a topic. Partitions that are not loaded
@@ -156,10 +191,19 @@ func (g *Groups) topicDeleted(name string) {
 	}
 }
 
-// Find prepares the coordinator of a group for the requests that follow.
-func (g *Groups) Find(ctx context.Context, groupID string) error {
-	_, err := g.of(ctx, groupID)
-	return err
+// Find returns the node that coordinates a group; if it is this one the
+// coordinator is prepared for the requests that follow.
+func (g *Groups) Find(ctx context.Context, groupID string) (node int32, err error) {
+	t, err := g.Ensure(ctx)
+	if err != nil {
+		return -1, err
+	}
+	n := group.PartitionFor(groupID, t.Partitions)
+	if _, err = g.part(t, n); errors.Is(err, ErrNotLeader) {
+		err = nil
+	}
+	node, _ = g.b.Leader(t, n)
+	return node, err
 }
 
 // request calls the coordinator for one request.
@@ -328,7 +372,7 @@ func (g *Groups) List(ctx context.Context, states, types []string) ([]group.List
 	parts := make([]*groupPartition, t.Partitions)
 	for n := range parts { // all begin to load
 		var err error
-		if parts[n], err = g.part(t, int32(n)); err != nil {
+		if parts[n], err = g.part(t, int32(n)); err != nil && !errors.Is(err, ErrNotLeader) {
 			return nil, err
 		}
 	}
@@ -337,6 +381,9 @@ func (g *Groups) List(ctx context.Context, states, types []string) ([]group.List
 	var out []group.Listed
 	var first error
 	for _, p := range parts {
+		if p == nil { // another agent's
+			continue
+		}
 		err := p.ready(ctx)
 		if err == nil {
 			err = p.with(func(c *group.Coordinator, _ time.Time) (fx group.Effects) {

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/storage"
 	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/storage/segment"
 	"github.com/cirrolog/cirrolog/tiering"
 )
 
@@ -24,6 +26,8 @@ type TieredReader interface {
 	EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int32) (found int32, end int64, ok bool, err error)
 	// MaxTimestamp returns the greatest timestamp from offset from on, -1 when there is none.
 	MaxTimestamp(ctx context.Context, tp ids.TopicPartition, from int64) (int64, error)
+	// Producers returns the idempotence state at the end of a segment.
+	Producers(ctx context.Context, s tiering.Segment) ([]segment.ProducerState, error)
 	// What the cleaner of compacted topics reads with.
 	tiering.Scanner
 }
@@ -90,20 +94,21 @@ func (b *Broker) housekeepLoop() {
 		case <-tick.C:
 			due = true
 		case <-pressure.C:
-			b.relieveDisk()
+			b.relieveDisks()
+			b.dropKept()
 			continue
 		case <-b.house.kick:
 		}
 		touched, removed, all := b.house.take()
 		for tp := range removed {
-			if err := b.opts.Store.Remove(tp); err != nil {
+			if err := b.remove(tp); err != nil {
 				b.opts.Logger.Warn("remove partition", "topic_id", tp.Topic.String(), "partition", tp.Partition, "err", err)
 			}
 		}
 		if b.retain(touched, due || all) {
 			b.house.startMoved()
 		}
-		b.relieveDisk()
+		b.relieveDisks()
 	}
 }
 
@@ -143,7 +148,7 @@ func (b *Broker) retain(touched map[ids.TopicPartition]bool, all bool) (publish 
 		b.waiting.find(v)
 		now, rolls := b.opts.Now().UnixMilli(), maxWaiting-b.waiting.len()
 		for _, t := range v.sorted {
-			for _, p := range v.parts[t.ID] {
+			for p := range led(v.parts[t.ID]) {
 				if !p.check.due(p, now) && !touched[p.tp] {
 					continue
 				}
@@ -157,7 +162,7 @@ func (b *Broker) retain(touched map[ids.TopicPartition]bool, all bool) (publish 
 		}
 	} else {
 		for tp := range touched {
-			if parts := v.parts[tp.Topic]; int(tp.Partition) < len(parts) {
+			if parts := v.parts[tp.Topic]; int(tp.Partition) < len(parts) && parts[tp.Partition] != nil {
 				each(parts[tp.Partition])
 			}
 		}
@@ -297,11 +302,17 @@ func (b *Broker) tieredRows(ctx context.Context, tp ids.TopicPartition, from int
 	}
 }
 
-// relieveDisk drops tiered local segments, oldest closed first, when the disk
+func (b *Broker) relieveDisks() {
+	for _, s := range b.stores() {
+		b.relieveDisk(s)
+	}
+}
+
+// relieveDisk drops tiered segments of a store, oldest closed first, when its disk
 // budget is nearly used up: local.retention is a wish, the budget is a bound.
-func (b *Broker) relieveDisk() {
-	budget := b.opts.Store.DiskBudget()
-	if budget == 0 || b.opts.Store.DiskUsed() < budget/10*8 {
+func (b *Broker) relieveDisk(store *storage.Store) {
+	budget := store.DiskBudget()
+	if budget == 0 || store.DiskUsed() < budget/10*8 {
 		return
 	}
 	type candidate struct {
@@ -312,7 +323,10 @@ func (b *Broker) relieveDisk() {
 	var all []candidate
 	v := b.view.Load()
 	for _, parts := range v.parts {
-		for _, p := range parts {
+		for p := range led(parts) {
+			if p.store != store {
+				continue
+			}
 			for _, s := range p.log.Segments() {
 				if !s.Closed || !s.Tiered {
 					break
@@ -323,20 +337,20 @@ func (b *Broker) relieveDisk() {
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].at.Before(all[j].at) })
 	for _, c := range all {
-		if b.opts.Store.DiskUsed() <= budget/10*7 {
+		if store.DiskUsed() <= budget/10*7 {
 			return
 		}
 		c.p.log.DropLocal(c.last + 1)
 	}
-	if b.opts.Store.DiskUsed() > budget/10*7 {
-		b.closeLargest(v, budget/20)
+	if store.DiskUsed() > budget/10*7 {
+		b.closeLargest(v, store, budget/20)
 	}
 }
 
-// closeLargest closes the largest active segments early, of so many bytes
+// closeLargest closes the largest active segments of a store early, of so many bytes
 // together, when nothing is closed that the uploader could take: else producers
 // would wait for ever once all the budget is in active segments.
-func (b *Broker) closeLargest(v *view, enough int64) {
+func (b *Broker) closeLargest(v *view, store *storage.Store, enough int64) {
 	if b.waiting.len() > 0 {
 		return
 	}
@@ -349,7 +363,10 @@ func (b *Broker) closeLargest(v *view, enough int64) {
 		if t := b.TopicByID(id); t == nil || !uploads(t) {
 			continue
 		}
-		for _, p := range parts {
+		for p := range led(parts) {
+			if p.store != store {
+				continue
+			}
 			for _, s := range p.log.Segments() {
 				if s.Closed && !s.Tiered {
 					return
@@ -393,6 +410,7 @@ func (b *Broker) sweepLoop() {
 			return
 		case <-tick.C:
 		}
+		b.sweepStreams()
 		r, err := b.Sweep(b.ctx, b.opts.SweepGrace, false)
 		if err != nil && b.ctx.Err() == nil {
 			b.opts.Logger.Warn("sweep failed", "err", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -11,15 +12,28 @@ import (
 	"github.com/cirrolog/cirrolog/storage"
 	"github.com/cirrolog/cirrolog/storage/batch"
 	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/storage/lock"
+	"github.com/cirrolog/cirrolog/storage/segment"
+	"github.com/cirrolog/cirrolog/tiering"
+	"github.com/cirrolog/cirrolog/tiering/objstore"
 )
 
 // Partition is one partition that this agent leads. Its methods may be called
 // from several goroutines.
 type Partition struct {
-	b     *Broker
-	tp    ids.TopicPartition
-	log   *storage.Log
-	topic atomic.Pointer[Topic]
+	b       *Broker
+	store   *storage.Store
+	tp      ids.TopicPartition
+	log     *storage.Log
+	topic   atomic.Pointer[Topic]
+	epoch   int32 // leader epoch
+	bound   bool  // to this agent's disk: no other agent can lead it, also when this one's lease has ended
+	older   atomic.Pointer[older]
+	stale   atomic.Bool // index rows that older goes by were read before the partition was given
+	olderMu lock.Mutex  // of those who drop what others have tiered
+	// inherited is the idempotence state behind older: not that of the log, which has taken batches
+	// since that may never become durable.
+	inherited []segment.ProducerState
 	// tiered is the end of what is in the bucket and indexed: the offset
 	// behind the last tiered record, 0 when nothing is.
 	tiered atomic.Int64
@@ -29,6 +43,10 @@ type Partition struct {
 	lastUpload  atomic.Int64  // ms since 1970
 	compact     *compactState // of compactLoop; nil until it has looked
 	gone        atomic.Bool
+	leaving     atomic.Bool // its log is frozen: another agent is to lead it
+	moved       atomic.Bool // another agent leads it
+	mending     lock.Mutex
+	mended      time.Time // when the bucket was searched last; under mending
 	check       check
 }
 
@@ -36,7 +54,7 @@ type Partition struct {
 func (p *Partition) ID() ids.TopicPartition { return p.tp }
 
 // LeaderEpoch is the epoch that this agent stamps batches with.
-func (p *Partition) LeaderEpoch() int32 { return p.b.opts.Epoch }
+func (p *Partition) LeaderEpoch() int32 { return p.epoch }
 
 func (p *Partition) config() metadata.TopicConfig { return p.topic.Load().Config }
 
@@ -44,6 +62,8 @@ func (p *Partition) checkEpoch(epoch int32) error {
 	switch {
 	case p.gone.Load():
 		return ErrUnknownTopic
+	case p.moved.Load(), !p.bound && !p.b.live():
+		return ErrNotLeader
 	case epoch < 0 || epoch == p.LeaderEpoch():
 		return nil
 	case epoch < p.LeaderEpoch():
@@ -76,12 +96,18 @@ func (p *Partition) Produce(ctx context.Context, records []byte, room *Room, don
 		done(out)
 	})
 	if err != nil {
-		fail(storageError(err))
+		if err = storageError(err); (errors.Is(err, ErrOutOfOrderSequence) || errors.Is(err, ErrDuplicateSequence)) && !p.b.live() {
+			err = fmt.Errorf("%w: %w", ErrNotLeader, err) // who leads by now may have what is missing here
+		}
+		fail(err)
 	}
 }
 
 // Room is memory for a request, from which the disk can take a large batch.
 type Room = storage.Room
+
+// MinRoom is the least size in bytes of a batch that gets a Room with default options.
+const MinRoom = storage.DefaultDirectBytes
 
 // Room returns memory for a request of size bytes, those from head on a batch of n
 // bytes for Produce, or nil where such a batch is copied anyway.
@@ -92,7 +118,7 @@ func (p *Partition) validate(records []byte) (batch.Header, error) {
 		return batch.Header{}, ErrUnknownTopic
 	}
 	cfg := p.config()
-	if limit := min(int64(cfg.MaxMessageBytes), int64(p.b.opts.Store.MaxBatch())); int64(len(records)) > limit {
+	if limit := min(int64(cfg.MaxMessageBytes), int64(p.store.MaxBatch())); int64(len(records)) > limit {
 		return batch.Header{}, fmt.Errorf("%w: %d bytes, max.message.bytes is %d", ErrMessageTooLarge, len(records), limit)
 	}
 	h, err := batch.Validate(records)
@@ -195,6 +221,8 @@ func (p *Partition) readFrom(ctx context.Context, o ReadOptions, res *ReadResult
 	case err == nil:
 		res.Data, res.Release = r.Data, r.Release
 		p.b.count(r.FromMemory, r.Size)
+	case errors.Is(err, storage.ErrNotLocal) && p.older.Load().has(o.Offset):
+		p.readOlder(ctx, o, res)
 	case errors.Is(err, storage.ErrNotLocal),
 		errors.Is(err, storage.ErrDamaged) && o.Offset < p.tiered.Load():
 		if next := p.readTiered(ctx, o, res); next > o.Offset && next <= res.HighWatermark {
@@ -212,7 +240,7 @@ func (p *Partition) readFrom(ctx context.Context, o ReadOptions, res *ReadResult
 // asked for when there is nothing before that.
 func (p *Partition) readTiered(ctx context.Context, o ReadOptions, res *ReadResult) (next int64) {
 	if o.CacheOnly {
-		res.Tiered = true
+		res.Tiered, res.Indexed = true, o.Offset < p.tiered.Load()
 		return o.Offset
 	}
 	r, err := p.b.opts.Reader.Read(ctx, p.tp, o.Offset, max(o.MaxBytes, 1), o.MinOneBatch)
@@ -226,6 +254,8 @@ func (p *Partition) readTiered(ctx context.Context, o ReadOptions, res *ReadResu
 	case ctx.Err() != nil:
 	case p.log.Offsets().Start > o.Offset:
 		res.Err = ErrOffsetOutOfRange // retention moved the start meanwhile
+	case (errors.Is(err, tiering.ErrNoSegment) || errors.Is(err, objstore.ErrNotFound)) && o.Offset < p.tiered.Load() && p.mend(ctx, o.Offset, o.Offset+1):
+		// the client asks again
 	default:
 		p.b.opts.Logger.Warn("tiered read failed", "topic", p.topic.Load().Name, "partition", p.tp.Partition, "offset", o.Offset, "err", err)
 		res.Err = fmt.Errorf("%w: %w", ErrStorage, err)
@@ -237,7 +267,8 @@ func (p *Partition) readTiered(ctx context.Context, o ReadOptions, res *ReadResu
 // have where to cut (KIP-595).
 func (p *Partition) diverging(ctx context.Context, o ReadOptions) *EpochEnd {
 	e, err := p.EpochEnd(ctx, o.LastFetchedEpoch)
-	if err != nil || e.Epoch == o.LastFetchedEpoch && e.EndOffset >= o.Offset {
+	// An epoch that nobody knows any more is no reason to cut: what clients have is committed.
+	if err != nil || e.Epoch < 0 || e.Epoch == o.LastFetchedEpoch && e.EndOffset >= o.Offset {
 		return nil
 	}
 	return &e
@@ -261,6 +292,9 @@ func (p *Partition) DeleteRecords(ctx context.Context, before int64) (int64, err
 		return -1, fmt.Errorf("%w: delete records before %d, high watermark is %d", ErrOffsetOutOfRange, before, off.HighWatermark)
 	}
 	if before > off.Start {
+		if err := p.moveStart(ctx, before); err != nil {
+			return -1, err
+		}
 		if err := p.b.opts.Meta.SetLogStart(ctx, p.tp, p.LeaderEpoch(), before); err != nil {
 			return -1, err
 		}
@@ -269,6 +303,24 @@ func (p *Partition) DeleteRecords(ctx context.Context, before int64) (int64, err
 		p.b.house.startMoved()
 	}
 	return max(before, off.Start), nil
+}
+
+// moveStart makes a move of the log start durable, as far as it is this agent's: the metadata store
+// may forget it, or take it from one who leads no more.
+func (p *Partition) moveStart(ctx context.Context, to int64) error {
+	if p.b.opts.SetLogStart == nil {
+		return nil
+	}
+	err := p.b.opts.SetLogStart(ctx, p.tp, p.LeaderEpoch(), to)
+	switch {
+	case p.leaving.Load() || p.moved.Load(): // it may come behind the release
+		return ErrNotLeader
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", ErrThrottled, err)
+	}
+	return storageError(err)
 }
 
 // EpochEnd returns the end offset of the largest epoch that is not greater
@@ -282,29 +334,48 @@ func (p *Partition) EpochEnd(ctx context.Context, epoch int32) (EpochEnd, error)
 	if epoch > p.LeaderEpoch() {
 		return EpochEnd{Epoch: -1, EndOffset: -1}, nil
 	}
-	local := p.log.Epochs()
-	for i := len(local) - 1; i >= 0; i-- {
-		if local[i].Epoch <= epoch {
-			end := off.End
-			if i+1 < len(local) {
-				end = local[i+1].Start
-			}
-			return EpochEnd{Epoch: local[i].Epoch, EndOffset: end}, nil
+	local, next := p.log.Epochs(), off.End
+	for _, e := range slices.Backward(local) {
+		if e.Epoch <= epoch {
+			return EpochEnd{Epoch: e.Epoch, EndOffset: next}, nil
 		}
+		next = e.Start
 	}
-	if p.tiered.Load() > 0 {
+	found, next := p.older.Load().epochEnd(epoch, next)
+	if found.Epoch >= 0 {
+		return found, nil
+	}
+	if p.tiered.Load() == 0 {
+		return EpochEnd{Epoch: -1, EndOffset: -1}, nil
+	}
+	return p.tieredEpochEnd(ctx, epoch, next)
+}
+
+// tieredEpochEnd is EpochEnd where all that is behind the tiered range has greater epochs, from next on.
+// Epochs whose rows the metadata store has forgotten are looked for in the bucket: a client that is told
+// of a wrong end cuts what is committed.
+func (p *Partition) tieredEpochEnd(ctx context.Context, epoch int32, next int64) (EpochEnd, error) {
+	for try := 0; ; try++ {
+		tiered := p.tiered.Load() // before: the index has all up to it
 		e, end, ok, err := p.b.opts.Reader.EpochEnd(ctx, p.tp, epoch)
-		if err != nil {
+		if err == nil && ok && end < min(tiered, next) { // the index may have forgotten its last rows
+			var last int64
+			if _, last, _, err = p.b.opts.Reader.EpochEnd(ctx, p.tp, p.LeaderEpoch()); err == nil && last == end {
+				err = &tiering.GapError{TP: p.tp, From: end, To: tiered}
+			}
+		}
+		var gap *tiering.GapError
+		switch {
+		case err == nil && !ok:
+			return EpochEnd{Epoch: -1, EndOffset: -1}, nil
+		case err == nil && end >= min(tiered, next):
+			return EpochEnd{Epoch: e, EndOffset: next}, nil
+		case err == nil:
+			return EpochEnd{Epoch: e, EndOffset: end}, nil
+		case !errors.As(err, &gap) || try > 0 || !p.mend(ctx, gap.From, gap.To):
 			return EpochEnd{}, fmt.Errorf("%w: %w", ErrStorage, err)
 		}
-		if ok {
-			if len(local) > 0 && end >= p.tiered.Load() {
-				end = local[0].Start
-			}
-			return EpochEnd{Epoch: e, EndOffset: end}, nil
-		}
 	}
-	return EpochEnd{Epoch: -1, EndOffset: -1}, nil
 }
 
 // timeLimit bounds one search through tiered segments.

@@ -16,7 +16,10 @@ import (
 )
 
 // metaIndex is the metadata store's segment index as tiering sees it.
-type metaIndex struct{ meta *metadata.Store }
+type metaIndex struct {
+	meta   *metadata.Store
+	recent recentRows
+}
 
 var (
 	_ tiering.Index        = (*metaIndex)(nil)
@@ -56,6 +59,15 @@ func (x *metaIndex) Add(ctx context.Context, s tiering.Segment) error { return x
 
 // Replace implements tiering.CompactIndex.
 func (x *metaIndex) Replace(ctx context.Context, s tiering.Segment, replaced []tiering.SegmentKey) error {
+	x.recent.forget(replaced) // whatever becomes of it
+	err := x.replace(ctx, s, replaced)
+	if err == nil {
+		x.recent.note(s, replaced, time.Now())
+	}
+	return err
+}
+
+func (x *metaIndex) replace(ctx context.Context, s tiering.Segment, replaced []tiering.SegmentKey) error {
 	err := x.meta.ReplaceSegments(ctx, metadata.SegmentRow{TP: s.TP, SegmentID: rowID(s.SegmentKey), Size: s.Size, LogSize: s.LogSize, Records: s.Records,
 		MinTimestamp: s.MinTimestamp, MaxTimestamp: s.MaxTimestamp, LastStable: s.LastStable, Uploaded: s.Uploaded}, rowIDs(replaced))
 	if errors.Is(err, metadata.ErrFenced) {
@@ -66,6 +78,7 @@ func (x *metaIndex) Replace(ctx context.Context, s tiering.Segment, replaced []t
 
 // Drop implements tiering.Index.
 func (x *metaIndex) Drop(ctx context.Context, tp ids.TopicPartition, keys []tiering.SegmentKey) error {
+	x.recent.forget(keys)
 	return x.meta.DropSegments(ctx, tp, rowIDs(keys))
 }
 
@@ -130,7 +143,7 @@ func uploads(t *Topic) bool { return t.Config.RemoteStorage && !t.Config.RemoteC
 // closedWaiting returns the partition's oldest closed segment that is to be
 // uploaded, and how many there are and their bytes.
 func (p *Partition) closedWaiting() (first storage.ClosedSegment, n int, bytes int64) {
-	if p.gone.Load() || !uploads(p.topic.Load()) {
+	if p.gone.Load() || p.leaving.Load() || p.older.Load() != nil || !uploads(p.topic.Load()) { // what is older is tiered first
 		return first, 0, 0
 	}
 	return p.log.ClosedSince(max(p.tiered.Load(), p.log.Offsets().Start))
@@ -208,7 +221,7 @@ func (w *waitingList) find(v *view) {
 	}
 	var all []found
 	for _, parts := range v.parts {
-		for _, p := range parts {
+		for p := range led(parts) {
 			if first, n, _ := p.closedWaiting(); n > 0 {
 				all = append(all, found{p, first.ClosedAt})
 			}

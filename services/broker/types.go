@@ -38,6 +38,8 @@ type Node struct {
 	Host string
 	Port int32
 	Rack string // "" for none
+	// Reader tells that it leads no partitions, and serves what is tiered of all.
+	Reader bool
 }
 
 // Topic is an immutable snapshot of a topic.
@@ -83,7 +85,9 @@ type ReadResult struct {
 	Release   func()
 	// Tiered says that CacheOnly kept the read from data that is there.
 	Tiered bool
-	Err    error
+	// Indexed says of data kept from by CacheOnly that other agents can serve it.
+	Indexed bool
+	Err     error
 }
 
 // AbortedTxn is an aborted transaction in a read_committed result.

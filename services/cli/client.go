@@ -50,13 +50,17 @@ func (a *app) withAdmin(ctx context.Context, f func(context.Context, *kadm.Clien
 
 // getJSON asks the admin API of the agent at --admin and decodes the answer.
 func (a *app) getJSON(ctx context.Context, path string, query url.Values, into any) error {
+	return a.adminJSON(ctx, http.MethodGet, path, query, into)
+}
+
+func (a *app) adminJSON(ctx context.Context, method, path string, query url.Values, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
 	u := "http://" + a.admin + path
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	req, err := http.NewRequestWithContext(ctx, method, u, nil)
 	if err != nil {
 		return fmt.Errorf("%w: --admin %q: %w", errUsage, a.admin, err)
 	}

@@ -4,18 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/cirrolog/cirrolog/services/agent"
 	"github.com/cirrolog/cirrolog/storage/vfs"
-	"github.com/cirrolog/cirrolog/tiering/objstore"
-	"github.com/cirrolog/cirrolog/tiering/objstore/bucketurl"
 )
 
 // finding is what doctor says about one thing.
@@ -40,23 +42,28 @@ const (
 )
 
 func (a *app) doctorCmd() *cobra.Command {
-	dir, bucket := a.o.ServeDefaults.DataDir, ""
+	cfg := a.o.ServeDefaults
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "Check disk, bucket, clock and limits of this machine",
+		Use: "doctor", Short: "Check disk, bucket, metadata store, clocks and limits of this machine",
 		Long: "Check what a node needs: a writable data directory with fast syncs and direct I/O, a bucket that enforces\n" +
-			"conditional writes, a sane clock and enough file descriptors. It writes small files and one small object,\n" +
-			"and removes them.",
+			"conditional writes and lists as S3 does, a sane clock and enough file descriptors. With --metadata it checks all that\n" +
+			"`cirrolog agent` would refuse with these flags. It writes small files, objects and rows, and removes them; a\n" +
+			"metadata store that is opened for the first time keeps its namespace, or its table with create=true.",
 		Args: args(cobra.NoArgs),
 	}
-	cmd.Flags().StringVar(&dir, "data-dir", dir, "directory to check; it is made if it is missing")
-	cmd.Flags().StringVar(&bucket, "bucket", bucket, "bucket to check: dir://PATH or s3://BUCKET/PREFIX?… (default: a directory in data-dir)")
+	f := cmd.Flags()
+	f.StringVar(&cfg.DataDir, "data-dir", cfg.DataDir, "directory to check; it is made if it is missing")
+	f.StringVar(&cfg.Bucket, "bucket", cfg.Bucket, "bucket to check: dir://PATH or s3://BUCKET/PREFIX?… (default: a directory in data-dir)")
+	f.StringVar(&cfg.Metadata, "metadata", cfg.Metadata, "metadata store of a cluster to check: redis://…, rediss://… or dynamodb://…")
+	f.StringVar(&cfg.AdvertisedAddr, "advertised-addr", cfg.AdvertisedAddr, "HOST:PORT that no other agent of the cluster may have")
+	f.Int32Var(&cfg.NodeID, "node-id", cfg.NodeID, "node id that the agent is to have")
 	a.outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		out := checkDisk(dir)
-		if bucket == "" {
-			bucket = "dir://" + filepath.ToSlash(filepath.Join(dir, "bucket"))
+		if cfg.Metadata != "" && cfg.Bucket == "" {
+			return fmt.Errorf("%w: --bucket is missing: agents of a cluster share one", errUsage)
 		}
-		out = append(out, checkBucket(cmd.Context(), bucket), checkClock(cmd.Context(), "http://"+a.admin+"/livez", time.Now), checkLimits())
+		out := append(checkDisk(cfg.DataDir), checkAgent(cmd.Context(), cfg)...)
+		out = append(out, checkClock(cmd.Context(), "http://"+a.admin+"/livez", time.Now), checkLimits())
 		t := table{header: []string{"CHECK", "STATUS", "DETAIL"}}
 		failed := 0
 		for _, f := range out {
@@ -73,6 +80,50 @@ func (a *app) doctorCmd() *cobra.Command {
 	}
 	return cmd
 }
+
+// checkAgent asks what an agent of this configuration would refuse.
+func checkAgent(ctx context.Context, cfg agent.Config) (out []finding) {
+	var said warnings
+	for _, c := range agent.Inspect(ctx, cfg, slog.New(&said)) {
+		f := finding{c.Name, statusOK, c.OK}
+		switch {
+		case c.Err != nil:
+			f.Status, f.Detail = statusFail, strings.ReplaceAll(c.Err.Error(), "\n", "; ")
+		case c.Warn != "":
+			f.Status, f.Detail = statusWarn, c.Warn
+		}
+		out = append(out, f)
+	}
+	said.mu.Lock()
+	defer said.mu.Unlock()
+	for _, w := range said.texts {
+		out = append(out, finding{"metadata", statusWarn, w})
+	}
+	return out
+}
+
+// warnings keeps the messages of a log that are warnings.
+type warnings struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+// Enabled implements slog.Handler.
+func (w *warnings) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+
+// Handle implements slog.Handler.
+func (w *warnings) Handle(_ context.Context, r slog.Record) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.texts = append(w.texts, r.Message)
+	return nil
+}
+
+// WithAttrs implements slog.Handler.
+func (w *warnings) WithAttrs([]slog.Attr) slog.Handler { return w }
+
+// WithGroup implements slog.Handler.
+func (w *warnings) WithGroup(string) slog.Handler { return w }
 
 // checkDisk writes and syncs a file in dir.
 func checkDisk(dir string) []finding {
@@ -122,19 +173,6 @@ func checkDisk(dir string) []finding {
 		space.Status = statusWarn
 	}
 	return append(out, space)
-}
-
-func checkBucket(ctx context.Context, url string) finding {
-	began := time.Now()
-	b, err := bucketurl.Open(ctx, url, bucketurl.Options{FS: vfs.OS()})
-	if err == nil {
-		_, err = objstore.Probe(ctx, b)
-		err = errors.Join(err, objstore.Close(b))
-	}
-	if err != nil {
-		return finding{"bucket", statusFail, err.Error()}
-	}
-	return finding{"bucket", statusOK, fmt.Sprintf("%s: conditional writes, ranges, lists and deletes work (%s)", bucketurl.Redact(url), time.Since(began).Round(time.Millisecond))}
 }
 
 // checkClock compares the clock with an agent's, if one answers.

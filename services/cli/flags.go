@@ -70,8 +70,11 @@ func nearestOf(key string, names []string) string {
 
 // knownVariables refuses a CIRROLOG_* variable that no verb knows: for a typing
 // mistake in CIRROLOG_BROKERS would otherwise lead to another cluster.
-func knownVariables(environ []string, serve *pflag.FlagSet) error {
-	names := flagNames(serve)
+func knownVariables(environ []string, servers ...*pflag.FlagSet) error {
+	var names []string
+	for _, s := range servers {
+		names = append(names, flagNames(s)...)
+	}
 	for name := range clientEnv {
 		names = append(names, name)
 	}

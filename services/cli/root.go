@@ -86,9 +86,11 @@ func (a *app) root() *cobra.Command {
 	f.StringSliceVar(&a.brokers, "brokers", envList("CIRROLOG_BROKERS", "127.0.0.1:9092"), "Kafka addresses of the cluster, HOST:PORT,…")
 	f.StringVar(&a.admin, "admin", envOr("CIRROLOG_ADMIN", "127.0.0.1:9644"), "admin address of an agent, HOST:PORT")
 	f.BoolVar(&a.yes, "yes", false, "do not ask before destructive actions")
-	serve := a.serveCmd()
-	root.PersistentPreRunE = func(*cobra.Command, []string) error { return knownVariables(os.Environ(), serve.Flags()) }
-	root.AddCommand(serve, a.gatewayCmd(), a.topicCmd(), a.produceCmd(), a.consumeCmd(), a.replayCmd(), a.groupCmd(), a.segmentCmd(), a.benchCmd(), a.doctorCmd(), a.versionCmd())
+	serve, agents := a.serveCmd(), a.agentCmd()
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		return knownVariables(os.Environ(), serve.Flags(), agents.Flags())
+	}
+	root.AddCommand(serve, agents, a.gatewayCmd(), a.topicCmd(), a.produceCmd(), a.consumeCmd(), a.replayCmd(), a.groupCmd(), a.segmentCmd(), a.clusterCmd(), a.benchCmd(), a.doctorCmd(), a.versionCmd())
 	return root
 }
 

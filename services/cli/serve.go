@@ -24,16 +24,53 @@ var clientEnv = map[string]bool{"brokers": true, "admin": true}
 
 func (a *app) serveCmd() *cobra.Command {
 	cfg := a.o.ServeDefaults
-	var configFile, logLevel, logFormat string
-	var topicDefaults map[string]string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a whole node with everything embedded",
 		Long: "Run a whole node: Kafka protocol, storage on this disk, an embedded metadata store and, unless told\n" +
-			"otherwise, a bucket in a directory. Every flag can also be given as CIRROLOG_<FLAG> with _ for -, or\n" +
-			"under its name in the YAML file of --config; flags count before environment, environment before file.",
+			"otherwise, a bucket in a directory. " + flagsHelp,
 		Args: args(cobra.NoArgs),
 	}
+	cmd.Flags().Var((*byteSize)(&cfg.WALSize), "wal-size", "size of a new write-ahead ring")
+	a.nodeFlags(cmd, &cfg)
+	return cmd
+}
+
+// flagsHelp says where else the flags of a server can be given.
+const flagsHelp = "Every flag can also be given as CIRROLOG_<FLAG> with _ for -, or\n" +
+	"under its name in the YAML file of --config; flags count before environment, environment before file."
+
+func (a *app) agentCmd() *cobra.Command {
+	cfg := a.o.ServeDefaults
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run one agent of a cluster, whose disk may be lost",
+		Long: "Run one agent of a cluster: what is acknowledged is in the bucket, a metadata store that all agents share\n" +
+			"says who leads which partition, and another agent takes over when this one dies. Topics with durability=local\n" +
+			"are on this disk instead, and wait for it. " + flagsHelp,
+		Args: args(cobra.NoArgs),
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.Metadata, "metadata", "", "redis://[USER:PASSWORD@]HOST:PORT[/DB][?namespace=NAME], rediss://… or dynamodb://TABLE[/PREFIX][?region=…&endpoint=…&create=true], the same for all agents")
+	f.StringVar((*string)(&cfg.Role), "role", string(agent.RoleLeader), "leader, or reader: leads no partitions, and serves what is tiered of all")
+	f.Var((*duration)(&cfg.Lease), "lease", "how long an agent that is silent counts as alive (0: 3s)")
+	f.Var((*duration)(&cfg.WALLinger), "wal-linger", "least time between two puts of acknowledged records (0: 100ms)")
+	f.Var((*byteSize)(&cfg.WALSize), "wal-size", "size of a new write-ahead ring, which is made when a topic of class local is led")
+	f.Var((*duration)(&cfg.TierMaxDelay), "tier-max-delay", "how long a large open segment waits to be tiered (0: 10m)")
+	f.StringVar(&cfg.RPC.Addr, "rpc-addr", "127.0.0.1:9645", "HOST:PORT at which the other agents reach this one (empty: not at all)")
+	f.StringVar(&cfg.RPC.Advertised, "rpc-advertised-addr", "", "HOST:PORT that the other agents are told (default: the listener of --rpc-addr)")
+	f.StringVar(&cfg.RPC.Cert, "rpc-tls-cert", "", "PEM file of this agent's certificate for mutual TLS between agents; read again when it changes, as the next two")
+	f.StringVar(&cfg.RPC.Key, "rpc-tls-key", "", "PEM file of its key")
+	f.StringVar(&cfg.RPC.CA, "rpc-tls-ca", "", "PEM file of the authorities that the agents' certificates come from")
+	f.StringVar(&cfg.RPC.TokenFile, "rpc-token-file", "", "file with a secret on one line, the same for all agents")
+	a.nodeFlags(cmd, &cfg)
+	return cmd
+}
+
+// nodeFlags gives a server's command the flags that all have, and what it does.
+func (a *app) nodeFlags(cmd *cobra.Command, cfg *agent.Config) {
+	var configFile, logLevel, logFormat string
+	var topicDefaults map[string]string
 	f := cmd.Flags()
 	f.StringVar(&configFile, "config", "", "YAML file with values for these flags")
 	f.StringVar(&cfg.DataDir, "data-dir", cfg.DataDir, "directory for log, metadata and cache")
@@ -44,7 +81,6 @@ func (a *app) serveCmd() *cobra.Command {
 	f.Int32Var(&cfg.NodeID, "node-id", cfg.NodeID, "node id, from 1 (default: the remembered or next free one)")
 	f.StringVar(&cfg.Rack, "rack", cfg.Rack, "rack or zone of this node")
 	f.StringVar(&cfg.Bucket, "bucket", cfg.Bucket, "dir://PATH or s3://BUCKET/PREFIX?endpoint=…&region=…&driver=s3|minio (default: a directory in data-dir)")
-	f.Var((*byteSize)(&cfg.WALSize), "wal-size", "size of a new write-ahead ring")
 	f.Var((*byteSize)(&cfg.MemoryTail), "memory-tail", "memory for the newest records of all partitions (0: an eighth of the memory, 256MiB at least)")
 	f.Var((*byteSize)(&cfg.ReadMemory), "read-memory", "memory for reads from disk")
 	f.Var((*byteSize)(&cfg.CacheSize), "cache-size", "disk for blocks of tiered segments")
@@ -80,17 +116,19 @@ func (a *app) serveCmd() *cobra.Command {
 			return fmt.Errorf("%w: %w", errUsage, err)
 		}
 		cfg.TopicDefaults = topicDefaults
+		if cmd.Name() == "agent" && cfg.Metadata == "" {
+			return fmt.Errorf("%w: --metadata is missing: agents of a cluster share a metadata store; `cirrolog serve` runs a node that is alone", errUsage)
+		}
 		log, err := newLogger(cmd, logLevel, logFormat)
 		if err != nil {
 			return err
 		}
-		err = a.o.Serve(cmd.Context(), cfg, log)
+		err = a.o.Serve(cmd.Context(), *cfg, log)
 		if errors.Is(err, agent.ErrConfig) {
 			err = fmt.Errorf("%w: %w", errUsage, err)
 		}
 		return err
 	}
-	return cmd
 }
 
 func newLogger(cmd *cobra.Command, level, format string) (*slog.Logger, error) {

@@ -46,6 +46,7 @@ func TestMistakes(t *testing.T) {
 		{args: "topic", code: exitUsage, want: "needs a verb"},
 		{args: "group describ x", code: exitUsage, want: "the nearest is `cirrolog group describe`"},
 		{args: "group offset-delete g", code: exitUsage, want: "--topic"},
+		{args: "cluster abandon-disk x", code: exitUsage, want: "`cirrolog cluster disks` lists them"},
 		{args: "segment dmp x", code: exitUsage, want: "the nearest is `cirrolog segment dump`"},
 		{args: "bench e2", code: exitUsage, want: "the nearest is `cirrolog bench e2e`"},
 		{args: "tpoic ls", code: exitUsage, want: "topic"},

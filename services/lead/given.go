@@ -1,0 +1,293 @@
+package lead
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/tiering/objstore"
+	"github.com/cirrolog/cirrolog/tiering/wal"
+)
+
+// gift is what a seal or a release gives on.
+type gift struct {
+	to    ids.Incarnation
+	epoch int32
+	giver string // key of the object
+}
+
+// taken is a partition that this agent is about to accept, or has accepted and does not serve yet.
+type taken struct {
+	acceptance wal.Acceptance
+	own        []wal.Placed // batches that are known already
+	batches    []wal.Placed // all
+	read       bool         // they are
+	kept       bool         // on this disk
+}
+
+func (t *taken) lead() Lead {
+	a := &t.acceptance
+	return Lead{TP: a.TP, Epoch: a.Epoch, LogStart: a.LogStart, End: a.End, Kept: t.kept, Batches: t.batches}
+}
+
+// readBatches reads where the batches lie that the acceptances name.
+func (m *Manager) readBatches(ctx context.Context, ts []*taken) error {
+	read := m.older(false)
+	read.Refresh()
+	for _, t := range ts {
+		if t.read {
+			continue
+		}
+		older, err := read.Batches(ctx, t.acceptance.TP, t.acceptance.Older)
+		if err != nil {
+			return err
+		}
+		t.batches, t.read = wal.Merge(older, t.own), true
+	}
+	return nil
+}
+
+// takeover collects what this agent is given and has not accepted.
+type takeover struct {
+	m         *Manager
+	leads     map[ids.TopicPartition]*taken
+	sealed    []ids.Incarnation // that were read
+	released  []metadata.Released
+	abandoned []ids.DiskID
+}
+
+// wanted tells whether a gift is for this agent and new.
+func (t *takeover) wanted(tp ids.TopicPartition, to ids.Incarnation, epoch int32) bool {
+	if to != t.m.o.Incarnation {
+		return false
+	}
+	if before, ok := t.m.accepted[tp]; ok && before >= epoch {
+		return false
+	}
+	have, ok := t.leads[tp]
+	return !ok || have.acceptance.Epoch < epoch
+}
+
+func (t *takeover) add(a wal.Acceptance, own []wal.Placed) {
+	t.leads[a.TP] = &taken{acceptance: a, own: own}
+}
+
+// fromTopics takes what new topics give to this agent.
+func (t *takeover) fromTopics() {
+	m := t.m
+	for _, topic := range m.o.Meta.Snapshot().Topics() {
+		for p := range topic.Partitions {
+			tp := ids.TopicPartition{Topic: topic.ID, Partition: p}
+			if topic.FirstOwner(p) == m.o.Incarnation && m.o.Meta.Owner(topic, p) == (metadata.Owner{Incarnation: m.o.Incarnation}) && t.wanted(tp, m.o.Incarnation, 0) {
+				t.add(wal.Acceptance{TP: tp, Giver: topic.Object()}, nil)
+			}
+		}
+	}
+}
+
+// fromReleases takes what living agents release to this one, and tells this agent who leads
+// what they release.
+func (t *takeover) fromReleases(ctx context.Context) error {
+	m := t.m
+	for _, r := range m.releases() {
+		if m.released[r] || r.Incarnation == m.o.Incarnation {
+			continue
+		}
+		rs, err := m.readReleases(ctx, r, m.hints[r])
+		if err != nil && (errors.Is(err, objstore.ErrNotFound) || m.isSealed(ctx, r.Incarnation)) {
+			continue // the seal says it
+		}
+		if err != nil {
+			return err
+		}
+		for _, rel := range rs {
+			if t.wanted(rel.TP, rel.To, rel.Epoch) {
+				t.add(fromRelease(rel, wal.Key(r.Incarnation, r.Seq)), nil)
+			}
+		}
+		t.released = append(t.released, r)
+	}
+	return nil
+}
+
+// fromRelease is the acceptance of what a release gives.
+func fromRelease(r wal.Release, giver string) wal.Acceptance {
+	return wal.Acceptance{TP: r.TP, Epoch: r.Epoch, LogStart: r.LogStart, End: r.End, Giver: giver, Older: r.Older}
+}
+
+// readReleases reads a release, unless rs is what it says, and notes who leads its partitions.
+func (m *Manager) readReleases(ctx context.Context, r metadata.Released, rs []wal.Release) ([]wal.Release, error) {
+	if rs == nil {
+		var err error
+		if rs, err = wal.ReadReleases(ctx, m.o.Bucket, m.o.Cluster, r.Incarnation, r.Seq); err != nil {
+			return nil, err
+		}
+	}
+	owned := make([]metadata.Owned, len(rs))
+	for i, rel := range rs {
+		owned[i] = metadata.Owned{TP: rel.TP, Owner: metadata.Owner{Incarnation: rel.To, Epoch: rel.Epoch}}
+		m.noteGiven(rel.TP, gift{rel.To, rel.Epoch, wal.Key(r.Incarnation, r.Seq)})
+	}
+	m.o.Meta.NoteOwners(owned)
+	return rs, nil
+}
+
+// isSealed tells whether a stream is known to be sealed, or is by the bucket.
+func (m *Manager) isSealed(ctx context.Context, inc ids.Incarnation) bool {
+	if slices.Contains(m.o.Meta.Sealed(), inc) {
+		return true
+	}
+	s, err := wal.ReadSealed(ctx, m.o.Bucket, m.o.Cluster, inc)
+	return err == nil && s != nil
+}
+
+func (m *Manager) noteGiven(tp ids.TopicPartition, g gift) {
+	m.givenMu.Lock()
+	defer m.givenMu.Unlock()
+	have, ok := m.given[tp]
+	if !ok || have.epoch < g.epoch || have.to == "" && have.epoch == g.epoch { // a disk that kept it has been abandoned
+		m.given[tp] = g
+	}
+}
+
+// learnReleases reads all releases that may not have been accepted yet.
+func (m *Manager) learnReleases(ctx context.Context) error {
+	if err := m.o.Meta.ReadReleased(ctx); err != nil {
+		return err
+	}
+	for _, r := range m.o.Meta.Released() {
+		if _, err := m.readReleases(ctx, r, nil); err != nil && !m.isSealed(ctx, r.Incarnation) {
+			return err
+		}
+	}
+	return nil
+}
+
+// fromSeals takes what new seals give to this agent.
+func (t *takeover) fromSeals(ctx context.Context) error {
+	m := t.m
+	for _, inc := range m.o.Meta.Sealed() {
+		if m.sealed[inc] {
+			continue
+		}
+		s, err := wal.ReadSealed(ctx, m.o.Bucket, m.o.Cluster, inc)
+		if err != nil {
+			return err
+		}
+		if s == nil {
+			return errors.New("stream " + string(inc) + " is said to be sealed and is not")
+		}
+		var owned []metadata.Owned
+		for _, h := range s.Seal.Heirs {
+			if !h.Disk.IsZero() { // nobody leads it until its disk is back
+				m.noteGiven(h.TP, gift{"", h.Epoch, s.Key()})
+				continue
+			}
+			owned = append(owned, metadata.Owned{TP: h.TP, Owner: metadata.Owner{Incarnation: h.To, Epoch: h.Epoch}})
+			m.noteGiven(h.TP, gift{h.To, h.Epoch, s.Key()})
+			if !t.wanted(h.TP, h.To, h.Epoch) {
+				continue
+			}
+			a, own, err := m.inherit(ctx, s, h)
+			if errors.Is(err, errSwept) { // the rest must not wait: the topic may be deleted, which this agent need not know
+				if m.o.Meta.Snapshot().TopicByID(h.TP.Topic) != nil {
+					m.o.Logger.Error("can't take a partition over", "topic_id", h.TP.Topic.String(), "partition", h.TP.Partition, "err", err)
+				}
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			t.add(a, own)
+		}
+		m.o.Meta.NoteOwners(owned)
+		t.sealed = append(t.sealed, inc)
+	}
+	return nil
+}
+
+// errSwept: a stream is swept only when the acceptances of all heirs are durable.
+var errSwept = errors.New("the objects of the sealed stream are gone, so all that it had was accepted by others; is this agent's metadata store the cluster's")
+
+// inherit is what an heir begins with: what the sealed stream has, or what had been given to its
+// owner. own are the batches of the stream itself.
+func (m *Manager) inherit(ctx context.Context, s *wal.Sealed, h wal.Heir) (a wal.Acceptance, own []wal.Placed, err error) {
+	if s.Swept {
+		return a, nil, fmt.Errorf("inherit %s from %s: %w", h.TP, s.Stream, errSwept)
+	}
+	if r, ok := s.Released[h.TP]; ok && h.Released {
+		a = fromRelease(r, s.Key())
+		a.Epoch = h.Epoch
+		return a, nil, nil
+	}
+	if h.Giver != "" {
+		if a, own, err = m.origin(ctx, h.Giver, h.TP); err != nil {
+			return a, nil, fmt.Errorf("read %s, which gave %s: %w", h.Giver, h.TP, err)
+		}
+		a.Epoch, a.Giver = h.Epoch, s.Key()
+		return a, own, nil
+	}
+	a = wal.Acceptance{TP: h.TP, Epoch: h.Epoch, Giver: s.Key()}
+	if t := s.Tails[h.TP]; t != nil {
+		a.LogStart, a.End, a.Older = t.LogStart, t.End, t.Older
+		if n := len(t.Batches); n > 0 {
+			a.Older = append(slices.Clone(a.Older), wal.OlderRange{Stream: s.Stream, From: s.First, To: s.End - 1, Base: t.Batches[0].Base, End: t.End})
+		}
+		own = t.Batches
+	}
+	return a, own, nil
+}
+
+// origin is what a partition's acceptance would be by the object that gave it: a topic, one with a
+// release, a seal or a claim.
+func (m *Manager) origin(ctx context.Context, giver string, tp ids.TopicPartition) (wal.Acceptance, []wal.Placed, error) {
+	if metadata.IsTopicObject(giver) {
+		return wal.Acceptance{TP: tp, Giver: giver}, nil, nil
+	}
+	if metadata.IsDiskObject(giver) {
+		return m.fromDiskObject(ctx, giver, tp)
+	}
+	if _, _, _, ok := wal.ParseClaimKey(giver); ok {
+		c, err := wal.ReadClaim(ctx, m.o.Bucket, m.o.Cluster, giver)
+		if err != nil {
+			return wal.Acceptance{}, nil, err
+		}
+		return m.origin(ctx, c.Giver, tp)
+	}
+	inc, seq, err := wal.ParseKey(giver)
+	if err != nil {
+		return wal.Acceptance{}, nil, err
+	}
+	s, err := wal.ReadSealed(ctx, m.o.Bucket, m.o.Cluster, inc)
+	if err != nil {
+		return wal.Acceptance{}, nil, err
+	}
+	if s != nil && s.At == seq {
+		for _, h := range s.Seal.Heirs {
+			if h.TP == tp {
+				return m.inherit(ctx, s, h)
+			}
+		}
+		return wal.Acceptance{}, nil, errors.New("its seal does not name the partition")
+	}
+	// A release, whatever became of the stream later: its seal may give the partition on once more,
+	// and may cite whoever this release gave it to.
+	rs, err := wal.ReadReleases(ctx, m.o.Bucket, m.o.Cluster, inc, seq)
+	if err != nil {
+		if s != nil && errors.Is(err, objstore.ErrNotFound) { // trimmed: the newest checkpoint has it
+			if r, ok := s.Released[tp]; ok {
+				return fromRelease(r, giver), nil, nil
+			}
+		}
+		return wal.Acceptance{}, nil, err
+	}
+	for _, r := range rs {
+		if r.TP == tp {
+			return fromRelease(r, wal.Key(inc, seq)), nil, nil
+		}
+	}
+	return wal.Acceptance{}, nil, errors.New("it does not release the partition")
+}
