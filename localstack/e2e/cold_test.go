@@ -387,7 +387,7 @@ func (c *cold) replay() float64 {
 	began := time.Now()
 	for _, s := range c.n.Storage(coldTopic) {
 		g.Go(func() error {
-			n, err := fetchColdly(c.n, coldTopic, s.Partition, s.HighWatermark)
+			n, err := fetchColdly(c.n, coldTopic, s.Partition, s.HighWatermark, nil)
 			got.Add(n)
 			return err
 		})
@@ -401,9 +401,9 @@ func (c *cold) replay() float64 {
 	return float64(c.bytes) / time.Since(began).Seconds()
 }
 
-// fetchColdly reads a partition below end by Fetch requests of 8 MiB and looks at
-// the batches' headers only.
-func fetchColdly(n *Node, topic string, partition int32, end int64) (size int64, err error) {
+// fetchColdly reads a partition below end by Fetch requests of 8 MiB to this node, whoever leads it, and
+// looks at the batches' headers only. The batches go to w, if it is not nil.
+func fetchColdly(n *Node, topic string, partition int32, end int64, w io.Writer) (size int64, err error) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(n.Kafka), kgo.BrokerMaxReadBytes(64<<20), kgo.MaxVersions(kversion.V3_0_0())) // names topics by name
 	if err != nil {
 		return 0, err
@@ -417,11 +417,11 @@ func fetchColdly(n *Node, topic string, partition int32, end int64) (size int64,
 		t := kmsg.NewFetchRequestTopic()
 		t.Topic, t.Partitions = topic, []kmsg.FetchRequestTopicPartition{p}
 		req.Topics = []kmsg.FetchRequestTopic{t}
-		resp, err := req.RequestWith(context.Background(), cl)
+		resp, err := cl.SeedBrokers()[0].Request(context.Background(), req)
 		if err != nil {
 			return size, err
 		}
-		got := resp.Topics[0].Partitions[0]
+		got := resp.(*kmsg.FetchResponse).Topics[0].Partitions[0]
 		if got.ErrorCode != 0 {
 			return size, fmt.Errorf("fetch offset %d: error %d", at, got.ErrorCode)
 		}
@@ -432,6 +432,9 @@ func fetchColdly(n *Node, topic string, partition int32, end int64) (size int64,
 			}
 			at = h.LastOffset() + 1
 			size += int64(h.Size())
+			if w != nil {
+				_, _ = w.Write(b[:h.Size()]) // a hash
+			}
 			b = b[h.Size():]
 		}
 	}

@@ -198,15 +198,20 @@ func (f *fixture) routines(ctx context.Context) (n int) {
 	return n
 }
 
-// metric returns the sum of the samples of a metric whose labels hold what is
-// in with.
-func (f *fixture) metric(name string, with ...string) (sum float64) {
+func (f *fixture) metric(name string, with ...string) float64 {
 	f.t.Helper()
-	_, body, err := f.page(context.Background(), "/metrics")
+	return metricOf(f.t, f.node, name, with...)
+}
+
+// metricOf returns the sum of the samples of a node's metric whose labels hold what is in with.
+func metricOf(t testing.TB, n *Node, name string, with ...string) (sum float64) {
+	t.Helper()
+	resp, err := http.Get("http://" + n.Admin + "/metrics")
 	if err != nil {
-		f.t.Fatal(err)
+		t.Fatal(err)
 	}
-	lines := bufio.NewScanner(strings.NewReader(body))
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
 next:
 	for lines.Scan() {
 		series, value, ok := strings.Cut(lines.Text(), " ")
@@ -220,7 +225,7 @@ next:
 		}
 		v, err := strconv.ParseFloat(value, 64)
 		if err != nil {
-			f.t.Fatalf("metric %s: %v", lines.Text(), err)
+			t.Fatalf("metric %s: %v", lines.Text(), err)
 		}
 		sum += v
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -153,7 +154,7 @@ func startMembers(addr string, fail func(error)) *members {
 }
 
 func (m *members) run() error {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(m.addr), kgo.ConsumerGroup(crashGroup), kgo.ConsumeTopics(crashTopic), kgo.DisableAutoCommit(),
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(m.addr, ",")...), kgo.ConsumerGroup(crashGroup), kgo.ConsumeTopics(crashTopic), kgo.DisableAutoCommit(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.SessionTimeout(6*time.Second), kgo.HeartbeatInterval(500*time.Millisecond),
 		kgo.RebalanceTimeout(6*time.Second), kgo.BlockRebalanceOnPoll(), kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
 		kgo.MetadataMinAge(50*time.Millisecond))
@@ -238,7 +239,7 @@ func (m *members) commit(cl *kgo.Client, f kgo.Fetches) error {
 // check compares the group's offsets with what was committed and with what is
 // in the log.
 func (m *members) check() error {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(m.addr))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(m.addr, ",")...))
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -35,7 +34,7 @@ const (
 // crash is a node under random load that is ended and started again and again,
 // on the same data directory and bucket.
 type crash struct {
-	t       *testing.T
+	failures
 	n       *Node
 	bucket  string // directory
 	rand    *rand.Rand
@@ -45,9 +44,6 @@ type crash struct {
 	members *members
 	watch   *watcher
 	audits  []*audit // how far each partition was compared
-
-	mu   sync.Mutex
-	errs []error
 
 	rolled   int // closed segments at the last end
 	moments  int // ends with a segment closed and not in the bucket, or on its way there
@@ -63,7 +59,7 @@ func newCrash(t *testing.T, args ...string) *crash {
 		}
 	}
 	t.Logf("CRASH_SEED=%d", seed)
-	c := &crash{t: t, bucket: filepath.Join(t.TempDir(), "bucket"), rand: rand.New(rand.NewPCG(seed, 1)), l: &ledger{partitions: crashPartitions}}
+	c := &crash{failures: failures{t: t}, bucket: filepath.Join(t.TempDir(), "bucket"), rand: rand.New(rand.NewPCG(seed, 1)), l: &ledger{partitions: crashPartitions}}
 	c.n = NewNode(t, NodeOptions{Args: append([]string{"--bucket", "dir://" + c.bucket, "--wal-size", "16MiB", "--retention-interval", "200ms"}, args...)})
 	createTopic(t, c.n, crashTopic, crashPartitions, map[string]string{"segment.bytes": "1048576", "local.retention.bytes": "524288", "retention.ms": "-1"})
 	var err error
@@ -101,24 +97,6 @@ func (c *crash) addLoader() {
 		c.t.Fatal(err)
 	}
 	c.loaders = append(c.loaders, p)
-}
-
-// fail keeps an error of another goroutine.
-func (c *crash) fail(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.errs) < 10 {
-		c.errs = append(c.errs, err)
-	}
-}
-
-func (c *crash) check() {
-	c.t.Helper()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := errors.Join(c.errs...); err != nil {
-		c.t.Fatal(err)
-	}
 }
 
 // load waits until acksPerKill records more are acknowledged and then, if it

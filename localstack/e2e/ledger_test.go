@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -51,6 +53,32 @@ func parseStamp(b []byte) (s stamp, sum uint32, err error) {
 		return s, 0, errors.New("value with a wrong checksum")
 	}
 	return stamp{binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint64(b[8:])}, sum, nil
+}
+
+// failures keeps the errors of a test's other goroutines.
+type failures struct {
+	t    *testing.T
+	mu   sync.Mutex
+	errs []error
+}
+
+// fail keeps an error; it may be called from any goroutine.
+func (f *failures) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.errs) < 10 {
+		f.errs = append(f.errs, err)
+	}
+}
+
+// check fails the test if there was one.
+func (f *failures) check() {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := errors.Join(f.errs...); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 // ledger has what was sent and what was acknowledged. It is safe for
@@ -195,7 +223,7 @@ type loader struct {
 // startLoader starts a producer; fail may be called from any goroutine.
 func (l *ledger) startLoader(addr, topic string, r *rand.Rand, fail func(error)) (*loader, error) {
 	codecs := []kgo.CompressionCodec{kgo.NoCompression(), kgo.Lz4Compression(), kgo.SnappyCompression(), kgo.ZstdCompression()}
-	cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.StopProducerOnDataLossDetected(),
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(addr, ",")...), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.StopProducerOnDataLossDetected(),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MaxBufferedRecords(2000), kgo.UnknownTopicRetries(-1),
 		kgo.ProducerBatchCompression(codecs[r.IntN(len(codecs))]), kgo.ProducerLinger(time.Duration(r.IntN(6))*time.Millisecond),
 		kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }), kgo.MetadataMinAge(50*time.Millisecond),
@@ -282,7 +310,7 @@ func (p *loader) abandon() {
 
 // eachRecord reads the records of a partition from offset at, below offset end.
 func eachRecord(addr, topic string, partition int32, at, end int64, f func(*kgo.Record) error) error {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.FetchMaxPartitionBytes(8<<20), kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(addr, ",")...), kgo.FetchMaxPartitionBytes(8<<20), kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(at)}}))
 	if err != nil {
 		return err

@@ -6,16 +6,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -38,6 +34,8 @@ type NodeOptions struct {
 	Args []string // of serve, behind those that NewNode gives
 	Env  []string // KEY=VALUE beside the environment
 	Disk string   // directory to put the data directory in; a temporary one otherwise
+	// Metadata, when set, makes it an agent of a cluster that shares this metadata store.
+	Metadata string
 }
 
 // Node is one `cirrolog serve` on loopback ports that stay the same over its
@@ -45,14 +43,13 @@ type NodeOptions struct {
 // and stop it.
 type Node struct {
 	Kafka, Admin, HTTP string // HOST:PORT
+	RPC                string // of an agent of a cluster
 	Dir                string // data directory
 
 	t    testing.TB
 	o    NodeOptions
-	log  string // path of the captured output
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process has ended
-	err  error         // of the process; read after done
+	log  string           // path of the captured output
+	proc *testenv.Process // nil before the first start
 }
 
 // NewNode starts a node and waits until it is ready. It is killed at the end of
@@ -68,7 +65,7 @@ func NewNode(t testing.TB, o NodeOptions) *Node {
 func idleNode(t testing.TB, o NodeOptions) *Node {
 	t.Helper()
 	dir := t.TempDir()
-	n := &Node{t: t, o: o, Dir: filepath.Join(cmp.Or(o.Disk, dir), "data"), log: filepath.Join(dir, "node.log"), Kafka: freeAddr(t), Admin: freeAddr(t), HTTP: freeAddr(t)}
+	n := &Node{t: t, o: o, Dir: filepath.Join(cmp.Or(o.Disk, dir), "data"), log: filepath.Join(dir, "node.log"), Kafka: freeAddr(t), Admin: freeAddr(t), HTTP: freeAddr(t), RPC: freeAddr(t)}
 	testenv.Binary(t) // builds it outside the time limits below
 	t.Cleanup(func() {
 		if n.Running() {
@@ -81,20 +78,14 @@ func idleNode(t testing.TB, o NodeOptions) *Node {
 	return n
 }
 
-// freeAddr returns a loopback address that is free, below the ports that the
-// kernel gives to outgoing connections, so that a restart finds it free again.
+// freeAddr returns a loopback address that stays free for who is given it.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	for range 200 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))
-		l, err := net.Listen("tcp", addr)
-		if err == nil {
-			_ = l.Close()
-			return addr
-		}
+	port, err := testenv.FreePort()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("found no free port")
-	return ""
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 // command returns `cirrolog args…`, without the caller's own settings.
@@ -114,7 +105,12 @@ func (n *Node) Start() {
 
 // args is the command line.
 func (n *Node) args() []string {
-	return append([]string{"serve", "--data-dir", n.Dir, "--kafka-addr", n.Kafka, "--admin-addr", n.Admin, "--http-addr", n.HTTP, "--wal-size", "64MiB", "--memory-tail", "32MiB"}, n.o.Args...)
+	verb := []string{"serve", "--wal-size", "64MiB"}
+	if n.o.Metadata != "" {
+		verb = []string{"agent", "--metadata", n.o.Metadata, "--rpc-addr", n.RPC}
+	}
+	args := append(verb, "--data-dir", n.Dir, "--kafka-addr", n.Kafka, "--admin-addr", n.Admin, "--http-addr", n.HTTP, "--memory-tail", "32MiB")
+	return append(args, n.o.Args...)
 }
 
 func (n *Node) start() error {
@@ -131,24 +127,10 @@ func (n *Node) launch() error {
 		return err
 	}
 	cmd := command(n.t, n.o.Env, n.args()...)
+	defer out.Close() // the process has its own
 	cmd.Stdout, cmd.Stderr = out, out
-	// The kernel kills the node when the thread that started it ends, so a
-	// killed test leaves none behind; hence the locked thread.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	done, started := make(chan struct{}), make(chan error, 1)
-	n.cmd, n.done = cmd, done
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(done)
-		defer out.Close()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			n.err = cmd.Wait()
-		}
-	}()
-	return <-started
+	n.proc, err = testenv.StartProcess(cmd)
+	return err
 }
 
 // ready waits until the node answers that it is.
@@ -161,8 +143,8 @@ func (n *Node) ready() error {
 			return nil
 		}
 		select {
-		case <-n.done:
-			return fmt.Errorf("the process ended: %w", n.err)
+		case <-n.proc.Done():
+			return fmt.Errorf("the process ended: %w", n.proc.Err())
 		case <-ctx.Done():
 			return fmt.Errorf("not ready in %v: %w", readyLimit, last)
 		case <-time.After(20 * time.Millisecond):
@@ -227,11 +209,11 @@ func (n *Node) Segments(topic string) []broker.SegmentInfo {
 
 // Running tells whether the process runs.
 func (n *Node) Running() bool {
-	if n.done == nil {
+	if n.proc == nil {
 		return false
 	}
 	select {
-	case <-n.done:
+	case <-n.proc.Done():
 		return false
 	default:
 		return true
@@ -239,28 +221,27 @@ func (n *Node) Running() bool {
 }
 
 // Pid is the process id of the running node.
-func (n *Node) Pid() int { return n.cmd.Process.Pid }
+func (n *Node) Pid() int { return n.proc.Pid() }
 
 // Kill ends the process as a power cut would end it, except for the disk's
 // cache: kill -9.
 func (n *Node) Kill() {
 	n.t.Helper()
-	if err := n.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := n.proc.Kill(); err != nil {
 		n.t.Errorf("kill node: %v", err)
 	}
-	<-n.done
 }
 
 // Stop ends the node with SIGTERM; it must end by itself and without an error.
 func (n *Node) Stop() {
 	n.t.Helper()
-	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := n.proc.Signal(syscall.SIGTERM); err != nil {
 		n.t.Fatalf("stop node: %v", err)
 	}
 	select {
-	case <-n.done:
-		if n.err != nil {
-			n.t.Fatalf("the node ended with %v", n.err)
+	case <-n.proc.Done():
+		if n.proc.Err() != nil {
+			n.t.Fatalf("the node ended with %v", n.proc.Err())
 		}
 	case <-time.After(stopLimit):
 		n.t.Fatalf("the node did not end in %v", stopLimit)
@@ -271,7 +252,7 @@ func (n *Node) Stop() {
 func (n *Node) MustRun() {
 	n.t.Helper()
 	if !n.Running() {
-		n.t.Fatalf("the node ended: %v", n.err)
+		n.t.Fatalf("the node ended: %v", n.proc.Err())
 	}
 }
 

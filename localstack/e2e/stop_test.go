@@ -66,7 +66,7 @@ func TestStop(t *testing.T) {
 	produce("third")
 	signal := func() {
 		t.Helper()
-		if err := f.node.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		if err := f.node.proc.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -77,13 +77,13 @@ func TestStop(t *testing.T) {
 	})
 	signal()
 	select {
-	case <-f.node.done:
+	case <-f.node.proc.Done():
 	case <-time.After(10 * time.Second):
 		t.Fatal("the node goes on after a second signal")
 	}
-	exit, ok := errors.AsType[*exec.ExitError](f.node.err)
+	exit, ok := errors.AsType[*exec.ExitError](f.node.proc.Err())
 	if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
-		t.Errorf("the second signal ended the node with %v", f.node.err)
+		t.Errorf("the second signal ended the node with %v", f.node.proc.Err())
 	}
 
 	if err := f.proxy.Be(faultproxy.Here); err != nil {
