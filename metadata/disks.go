@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/cirrolog/cirrolog/metadata/kv"
@@ -196,11 +198,7 @@ func (s *Store) PublishAbandoned(ctx context.Context, d ids.DiskID, n int64) err
 func (s *Store) AbandonedDisks() []ids.DiskID {
 	s.sealedMu.Lock()
 	defer s.sealedMu.Unlock()
-	out := make([]ids.DiskID, 0, len(s.abandoned))
-	for d := range s.abandoned {
-		out = append(out, d)
-	}
-	return out
+	return slices.Collect(maps.Keys(s.abandoned))
 }
 
 // ReadAbandoned reads the rows of abandoned disks, so that AbandonedDisks lacks none there is now.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -193,11 +195,7 @@ func (s *Store) PublishSealed(ctx context.Context, dead ids.Incarnation, seal ui
 func (s *Store) Sealed() []ids.Incarnation {
 	s.sealedMu.Lock()
 	defer s.sealedMu.Unlock()
-	out := make([]ids.Incarnation, 0, len(s.sealed))
-	for inc := range s.sealed {
-		out = append(out, inc)
-	}
-	return out
+	return slices.Collect(maps.Keys(s.sealed))
 }
 
 // LostSeals lists the incarnations that are known to be sealed and whose rows are not there.

@@ -124,19 +124,19 @@ type adapted struct{ *broker.Broker }
 func (a adapted) Groups() Groups { return a.Broker.Groups() }
 
 func (a adapted) Await(ctx context.Context, id ids.TopicID, p int32) (Partition, error) {
-	part, err := a.Broker.Await(ctx, id, p)
-	if err != nil {
-		return nil, err
-	}
-	return part, nil
+	return partition(a.Broker.Await(ctx, id, p))
 }
 
 func (a adapted) Partition(id ids.TopicID, p int32) (Partition, error) {
-	part, err := a.Broker.Partition(id, p)
+	return partition(a.Broker.Partition(id, p))
+}
+
+// partition keeps a nil *broker.Partition out of the interface.
+func partition(p *broker.Partition, err error) (Partition, error) {
 	if err != nil {
 		return nil, err
 	}
-	return part, nil
+	return p, nil
 }
 
 func (a adapted) Follower(id ids.TopicID, p int32) (Source, error) {

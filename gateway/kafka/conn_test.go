@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"math"
 	"net"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -402,4 +404,27 @@ func TestShutdown(t *testing.T) {
 	}
 	idle.wantClosed("an idle connection")
 	fresh.wantReset("a connection that was not answered yet") // an orderly end tells clients of a wrong security protocol
+}
+
+// refused wants a new connection to be reset, which dialling may see already.
+func (h *harness) refused(what string) {
+	h.t.Helper()
+	nc, err := net.Dial("tcp", h.addr)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer nc.Close()
+	(&wire{h.t, nc}).wantReset(what)
+}
+
+// wantReset wants the connection closed by a reset.
+func (w *wire) wantReset(what string) {
+	w.t.Helper()
+	_ = w.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, _, err := w.read(); !errors.Is(err, syscall.ECONNRESET) {
+		w.t.Fatalf("%s: %v, want it reset", what, err)
+	}
 }

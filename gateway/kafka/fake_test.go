@@ -10,7 +10,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -476,20 +475,6 @@ func (h *harness) dial() *wire {
 	return &wire{h.t, nc}
 }
 
-// refused wants a new connection to be reset, which dialling may see already.
-func (h *harness) refused(what string) {
-	h.t.Helper()
-	nc, err := net.Dial("tcp", h.addr)
-	if errors.Is(err, syscall.ECONNRESET) {
-		return
-	}
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	defer nc.Close()
-	(&wire{h.t, nc}).wantReset(what)
-}
-
 // frameOf encodes a request with its header.
 func frameOf(req kmsg.Request, corr int32) []byte {
 	return kmsg.NewRequestFormatter(kmsg.FormatterClientID("test")).AppendRequest(nil, req, corr)
@@ -556,15 +541,6 @@ func (w *wire) wantClosed(what string) {
 	}
 	if errors.As(err, &ne) && ne.Timeout() {
 		w.t.Fatalf("%s: connection still open", what)
-	}
-}
-
-// wantReset wants the connection closed by a reset.
-func (w *wire) wantReset(what string) {
-	w.t.Helper()
-	_ = w.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, _, err := w.read(); !errors.Is(err, syscall.ECONNRESET) {
-		w.t.Fatalf("%s: %v, want it reset", what, err)
 	}
 }
 

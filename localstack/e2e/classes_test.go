@@ -128,22 +128,7 @@ func (ct *classTopic) finish() (ends [classPartitions]int64) {
 func (ct *classTopic) at(n *Node) (leaders [classPartitions]string) {
 	t := ct.c.t
 	t.Helper()
-	req := kmsg.NewPtrMetadataRequest()
-	rt := kmsg.NewMetadataRequestTopic()
-	rt.Topic = &ct.name
-	req.Topics = append(req.Topics, rt)
-	ctx, cancel := context.WithTimeout(t.Context(), fetchLimit)
-	defer cancel()
-	cl := newClient(t, n.Kafka)
-	defer cl.Close()
-	resp, err := req.RequestWith(ctx, cl)
-	if err != nil {
-		t.Fatal(err)
-	}
-	hosts := map[int32]string{}
-	for _, b := range resp.Brokers {
-		hosts[b.NodeID] = fmt.Sprintf("%s:%d", b.Host, b.Port)
-	}
+	resp, hosts := metadataOf(t, n.Kafka, ct.name)
 	for _, p := range resp.Topics[0].Partitions {
 		if p.ErrorCode == 0 {
 			leaders[p.Partition] = hosts[p.Leader]
@@ -158,24 +143,17 @@ func (ct *classTopic) at(n *Node) (leaders [classPartitions]string) {
 func (ct *classTopic) fetch(n *Node, partition int32, offset int64) *kmsg.FetchResponseTopicPartition {
 	t := ct.c.t
 	t.Helper()
-	meta := kmsg.NewPtrMetadataRequest()
-	rt := kmsg.NewMetadataRequestTopic()
-	rt.Topic = &ct.name
-	meta.Topics = append(meta.Topics, rt)
+	m, hosts := metadataOf(t, n.Kafka, ct.name)
+	to := int32(-1)
+	for node, addr := range hosts {
+		if addr == n.Kafka {
+			to = node
+		}
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), fetchLimit)
 	defer cancel()
 	cl := newClient(t, n.Kafka)
 	defer cl.Close()
-	m, err := meta.RequestWith(ctx, cl)
-	if err != nil {
-		t.Fatal(err)
-	}
-	to := int32(-1)
-	for _, b := range m.Brokers {
-		if fmt.Sprintf("%s:%d", b.Host, b.Port) == n.Kafka {
-			to = b.NodeID
-		}
-	}
 	req := kmsg.NewPtrFetchRequest()
 	req.MaxWaitMillis, req.MaxBytes, req.MinBytes = 2000, 1<<20, 1
 	topic, part := kmsg.NewFetchRequestTopic(), kmsg.NewFetchRequestTopicPartition()

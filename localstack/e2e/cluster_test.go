@@ -106,10 +106,10 @@ func (c *cluster) load(more int) time.Duration {
 	}
 }
 
-// leaders asks an agent that runs which agent leads each partition of the topic.
-func (c *cluster) leaders(topic string) map[int32]string {
-	c.t.Helper()
-	cl := newClient(c.t, c.addr())
+// metadataOf asks an agent about a topic; hosts are the addresses of the agents that it names, by node.
+func metadataOf(t *testing.T, addr, topic string) (resp *kmsg.MetadataResponse, hosts map[int32]string) {
+	t.Helper()
+	cl := newClient(t, addr)
 	defer cl.Close()
 	req := kmsg.NewPtrMetadataRequest()
 	rt := kmsg.NewMetadataRequestTopic()
@@ -119,12 +119,20 @@ func (c *cluster) leaders(topic string) map[int32]string {
 	defer cancel()
 	resp, err := req.RequestWith(ctx, cl)
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
-	hosts, out := map[int32]string{}, map[int32]string{}
+	hosts = map[int32]string{}
 	for _, b := range resp.Brokers {
 		hosts[b.NodeID] = fmt.Sprintf("%s:%d", b.Host, b.Port)
 	}
+	return resp, hosts
+}
+
+// leaders asks an agent that runs which agent leads each partition of the topic.
+func (c *cluster) leaders(topic string) map[int32]string {
+	c.t.Helper()
+	resp, hosts := metadataOf(c.t, c.addr(), topic)
+	out := map[int32]string{}
 	for _, p := range resp.Topics[0].Partitions {
 		out[p.Partition] = hosts[p.Leader]
 	}

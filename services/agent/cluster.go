@@ -200,31 +200,5 @@ func (a *Agent) leaders() broker.Leaders {
 	if !a.clustered() {
 		return nil
 	}
-	return (*leaders)(a)
-}
-
-// leaders is what an agent knows of the others.
-type leaders Agent
-
-// Leader implements broker.Leaders.
-func (l *leaders) Leader(id ids.TopicID, partition int32) (node, epoch int32) {
-	t := l.meta.Snapshot().TopicByID(id)
-	if t == nil {
-		return -1, -1
-	}
-	o := l.meta.Owner(t, partition)
-	if n, ok := l.meta.NodeOf(o.Incarnation); ok {
-		return n, o.Epoch
-	}
-	return -1, o.Epoch
-}
-
-// Nodes implements broker.Leaders.
-func (l *leaders) Nodes() []broker.Node {
-	agents := l.meta.Agents()
-	out := make([]broker.Node, 0, len(agents))
-	for _, a := range agents {
-		out = append(out, broker.Node{ID: a.Node, Host: a.Host, Port: a.Port, Rack: a.Rack, Reader: a.Reader})
-	}
-	return out
+	return broker.NewLeaders(a.meta)
 }

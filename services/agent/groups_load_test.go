@@ -1,39 +1,20 @@
 package agent
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/cirrolog/cirrolog/internal/testenv"
 	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/services/group"
 	"github.com/cirrolog/cirrolog/storage/batch"
 )
-
-// lockedBuffer is a log that several goroutines write.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // produceGroupRecords appends records to the partition of a group, behind the
 // back of its coordinator.
@@ -75,7 +56,7 @@ func TestGroupsDamagedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
-	var log lockedBuffer
+	var log testenv.Output
 	a, _ := groupAgent(t, dir, nil, &log)
 	if got := committedOffsets(t, a.broker.Groups(), "g"); len(got) != 2 || got[0] != 6 || got[1] != 6 {
 		t.Errorf("offsets %v", got)

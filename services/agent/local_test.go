@@ -61,7 +61,7 @@ func TestLocalStaysWithItsDisk(t *testing.T) {
 			c.until("the object partitions have other leaders", func() bool { return len(b.led(object, parts)) == parts })
 			c.until("nobody leads what is on the disk", func() bool {
 				for p := range mine {
-					if node, _ := b.Leader(local, p); node >= 0 {
+					if node, _ := broker.NewLeaders(b.meta).Leader(local, p); node >= 0 {
 						return false
 					}
 				}

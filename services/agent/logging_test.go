@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/cirrolog/cirrolog/internal/testenv"
 )
 
 // TestSampledWarnings sees a hot warning cut, told of later, and errors whole.
@@ -56,21 +58,9 @@ func TestSampledMessagesAreBounded(t *testing.T) {
 	}
 }
 
-// syncBuffer is a buffer for several goroutines.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
 // TestLogKeys reads the log of an agent as JSON.
 func TestLogKeys(t *testing.T) {
-	var out syncBuffer
+	var out testenv.Output
 	cfg := testConfig(t)
 	a, err := Start(t.Context(), cfg, slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
@@ -82,11 +72,11 @@ func TestLogKeys(t *testing.T) {
 	if err := a.Shutdown(ctx); err != nil {
 		t.Fatal(err)
 	}
-	lines := bytes.Split(bytes.TrimSpace(out.b.Bytes()), []byte("\n"))
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	seen := map[string]bool{}
 	for _, l := range lines {
 		var line map[string]any
-		if err := json.Unmarshal(l, &line); err != nil {
+		if err := json.Unmarshal([]byte(l), &line); err != nil {
 			t.Fatalf("%v: %s", err, l)
 		}
 		for _, k := range []string{"time", "level", "msg"} {

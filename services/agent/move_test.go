@@ -99,14 +99,6 @@ func (n *moveNode) close() {
 	n.closers = nil
 }
 
-// Leader implements broker.Leaders.
-func (n *moveNode) Leader(id ids.TopicID, partition int32) (node, epoch int32) {
-	return (*leaders)(&Agent{meta: n.meta}).Leader(id, partition)
-}
-
-// Nodes implements broker.Leaders.
-func (n *moveNode) Nodes() []broker.Node { return (*leaders)(&Agent{meta: n.meta}).Nodes() }
-
 // Change implements lead.Stream.
 func (n *moveNode) Change(ctx context.Context, ch wal.Change) error {
 	if f := n.beforeAccept.Load(); f != nil {
@@ -203,7 +195,7 @@ func (c *moveCluster) startOn(stay bool, disk moveDisk) *moveNode {
 	n.closers = append(n.closers, r.Close)
 	live := func() bool { return !c.leases || n.manager == nil || n.manager.Live() }
 	n.broker, err = broker.New(ctx, broker.Options{Store: n.store, Local: local, Meta: n.meta, Bucket: n.bucket, Incarnation: inc, Epoch: n.meta.NodeEpoch(),
-		Self: broker.Node{ID: n.meta.NodeID(), Host: "h", Port: 1}, Reader: r, Leaders: n, Live: live, OnTiered: n.stream.Tiered, Logger: log,
+		Self: broker.Node{ID: n.meta.NodeID(), Host: "h", Port: 1}, Reader: r, Leaders: broker.NewLeaders(n.meta), Live: live, OnTiered: n.stream.Tiered, Logger: log,
 		SetLogStart: func(ctx context.Context, tp ids.TopicPartition, epoch int32, offset int64) error {
 			return n.stream.Change(ctx, wal.Change{LogStarts: []wal.LogStart{{TP: tp, Epoch: epoch, Offset: offset}}})
 		}})

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/services/lead"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/storage/segment"
@@ -21,10 +20,7 @@ import (
 // earlier owner's stream was trimmed when they were there. The bucket is asked only where offsets
 // from the log start on are neither in the index nor in the streams of earlier owners.
 func (b *Broker) complete(ctx context.Context, l lead.Lead, topic string, start int64, rows []tiering.Segment) ([]tiering.Segment, error) {
-	from := start
-	if n := len(rows); n > 0 {
-		from = max(from, rows[n-1].Last+1)
-	}
+	from := max(start, tieredEnd(rows))
 	at := held(l.Batches, from)
 	if at >= l.End {
 		return rows, nil
@@ -48,10 +44,7 @@ func (b *Broker) complete(ctx context.Context, l lead.Lead, topic string, start 
 // completeAbandoned returns the rows of a partition whose disk was abandoned with those of segments that were
 // put and not indexed: all that is in the bucket counts, and nothing else may get its offsets.
 func (b *Broker) completeAbandoned(ctx context.Context, l lead.Lead, start int64, rows []tiering.Segment) ([]tiering.Segment, error) {
-	from := start
-	if n := len(rows); n > 0 {
-		from = max(from, rows[n-1].Last+1)
-	}
+	from := max(start, tieredEnd(rows))
 	found, err := b.inBucket(ctx, l.TP, from, math.MaxInt64)
 	if err == nil {
 		err = b.restore(ctx, found, l.Epoch)
@@ -65,9 +58,7 @@ func (b *Broker) completeAbandoned(ctx context.Context, l lead.Lead, start int64
 // restore indexes segments of the bucket again, as the leader of epoch.
 func (b *Broker) restore(ctx context.Context, found []tiering.Segment, epoch int32) error {
 	for _, s := range found {
-		r := metadata.SegmentRow{TP: s.TP, SegmentID: rowID(s.SegmentKey), Size: s.Size, LogSize: s.LogSize, Records: s.Records,
-			MinTimestamp: s.MinTimestamp, MaxTimestamp: s.MaxTimestamp, LastStable: s.LastStable, Uploaded: s.Uploaded}
-		if err := b.opts.Meta.RestoreSegment(ctx, r, epoch); err != nil {
+		if err := b.opts.Meta.RestoreSegment(ctx, rowOf(s), epoch); err != nil {
 			return fmt.Errorf("index %s again: %w", s.Key(), err)
 		}
 		b.opts.Logger.Warn("indexed a segment again, which the metadata store had forgotten", "key", s.Key())
@@ -153,6 +144,14 @@ func (p *Partition) mend(ctx context.Context, from, end int64) bool {
 		p.mended = p.b.opts.Now()
 	}
 	return err == nil && len(found) > 0
+}
+
+// tieredEnd is the offset behind the last of a partition's rows, in order; 0: there is none.
+func tieredEnd(rows []tiering.Segment) int64 {
+	if len(rows) == 0 {
+		return 0
+	}
+	return rows[len(rows)-1].Last + 1
 }
 
 // held returns the first offset from from on that the batches, in order, do not have.

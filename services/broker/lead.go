@@ -18,15 +18,6 @@ import (
 	"github.com/cirrolog/cirrolog/tiering/wal"
 )
 
-// Leaders tells who leads partitions.
-type Leaders interface {
-	// Leader returns the node that leads a partition, or is about to, and the
-	// leader epoch; node -1: none is known.
-	Leader(id ids.TopicID, partition int32) (node, epoch int32)
-	// Nodes lists the live agents.
-	Nodes() []Node
-}
-
 // live tells whether this agent may answer as a leader without a put of its own.
 func (b *Broker) live() bool { return b.opts.Live == nil || b.opts.Live() }
 
@@ -128,13 +119,12 @@ func (b *Broker) prepare(ctx context.Context, l lead.Lead) (*Partition, error) {
 	if err != nil {
 		return nil, err
 	}
-	tiered := int64(0)
-	if n := len(rows); n > 0 {
+	if len(rows) > 0 {
 		if rows, begin.Producers, err = b.lastProducers(ctx, l, begin.Start, rows); err != nil {
 			return nil, err
 		}
-		tiered = rows[len(rows)-1].Last + 1
 	}
+	tiered := tieredEnd(rows)
 	begin.End = max(begin.End, tiered)
 	begin.Start = min(begin.Start, begin.End)
 	left := notTiered(l.Batches, max(tiered, begin.Start))
@@ -341,16 +331,28 @@ func (p *Partition) dropOlder(ctx context.Context) error {
 			p.addTiered(r)
 		}
 	}
-	left := notTiered(o.batches, to)
-	if len(left) == len(o.batches) {
+	if p.keepOlder(o, to) == o {
 		return fmt.Errorf("offset %d of %s is neither indexed nor in the streams of earlier owners", from, p.tp)
 	}
-	if len(left) == 0 {
-		p.older.Store(nil)
-	} else {
-		p.older.Store(&older{left})
-	}
 	return nil
+}
+
+// keepOlder gives up the batches before offset from, with olderMu held, and returns what is left; nil: nothing.
+func (p *Partition) keepOlder(o *older, from int64) *older {
+	left := notTiered(o.batches, from)
+	switch len(left) {
+	case len(o.batches):
+		return o
+	case 0:
+		o = nil
+	default:
+		o = &older{left}
+	}
+	p.older.Store(o)
+	if o == nil {
+		p.log.Wake()
+	}
+	return o
 }
 
 func (p *Partition) fetchOlder(ctx context.Context) error {

@@ -76,10 +76,7 @@ var errNotThisDisk = errors.New("this disk has lost what it had of the partition
 // that begins behind what is tiered. A disk that knows less than the segment index, or lacks what it had
 // when it was accepted, is refused: appending there would give offsets a second time.
 func (p *Partition) openLog(t *Topic, l lead.Lead, rows []tiering.Segment, begin storage.Begin) error {
-	tiered := int64(0)
-	if n := len(rows); n > 0 {
-		tiered = rows[n-1].Last + 1
-	}
+	tiered := tieredEnd(rows)
 	log := p.store.Log(l.TP)
 	switch {
 	case log != nil && log.End() < tiered:

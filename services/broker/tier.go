@@ -37,6 +37,11 @@ func segmentOf(r metadata.SegmentRow) tiering.Segment {
 	}
 }
 
+func rowOf(s tiering.Segment) metadata.SegmentRow {
+	return metadata.SegmentRow{TP: s.TP, SegmentID: rowID(s.SegmentKey), Size: s.Size, LogSize: s.LogSize, Records: s.Records,
+		MinTimestamp: s.MinTimestamp, MaxTimestamp: s.MaxTimestamp, LastStable: s.LastStable, Uploaded: s.Uploaded}
+}
+
 func rowID(k tiering.SegmentKey) metadata.SegmentID {
 	return metadata.SegmentID{Base: k.Base, Last: k.Last, Epoch: k.Epoch, Incarnation: k.Incarnation, Generation: k.Generation}
 }
@@ -68,8 +73,7 @@ func (x *metaIndex) Replace(ctx context.Context, s tiering.Segment, replaced []t
 }
 
 func (x *metaIndex) replace(ctx context.Context, s tiering.Segment, replaced []tiering.SegmentKey) error {
-	err := x.meta.ReplaceSegments(ctx, metadata.SegmentRow{TP: s.TP, SegmentID: rowID(s.SegmentKey), Size: s.Size, LogSize: s.LogSize, Records: s.Records,
-		MinTimestamp: s.MinTimestamp, MaxTimestamp: s.MaxTimestamp, LastStable: s.LastStable, Uploaded: s.Uploaded}, rowIDs(replaced))
+	err := x.meta.ReplaceSegments(ctx, rowOf(s), rowIDs(replaced))
 	if errors.Is(err, metadata.ErrFenced) {
 		return fmt.Errorf("%w: %w", tiering.ErrFenced, err)
 	}

@@ -82,10 +82,7 @@ func (w *warmRows) take(tp ids.TopicPartition, now time.Time) ([]tiering.Segment
 // earlier owners have everything behind them: what was tiered meanwhile is looked up before it is fetched from there.
 func (b *Broker) rowsToLead(ctx context.Context, l lead.Lead, t *Topic) (rows []tiering.Segment, stale bool, err error) {
 	if rows, ok := b.warm.take(l.TP, b.opts.Now()); ok && !t.Config.CleanupPolicy.Compact {
-		from := max(l.LogStart, b.opts.Meta.LogStart(l.TP))
-		if n := len(rows); n > 0 {
-			from = max(from, rows[n-1].Last+1)
-		}
+		from := max(l.LogStart, b.opts.Meta.LogStart(l.TP), tieredEnd(rows))
 		if held(l.Batches, from) >= l.End {
 			return rows, true, nil
 		}
@@ -129,15 +126,5 @@ func (p *Partition) refreshOlder(ctx context.Context) (*older, error) {
 	if o == nil { // dropOlder has given up all of it meanwhile
 		return nil, nil
 	}
-	left := notTiered(o.batches, p.tiered.Load())
-	if len(left) == 0 {
-		p.older.Store(nil)
-		p.log.Wake()
-		return nil, nil
-	}
-	if len(left) < len(o.batches) {
-		o = &older{left}
-		p.older.Store(o)
-	}
-	return o, nil
+	return p.keepOlder(o, p.tiered.Load()), nil
 }

@@ -128,7 +128,7 @@ func (a *agent) openBroker(ctx context.Context, inc ids.Incarnation) error {
 	}
 	a.closers = append(a.closers, r.Close)
 	b, err := broker.New(ctx, broker.Options{Store: a.store, Meta: a.meta, Bucket: bucketLink{a.link}, Incarnation: inc, Epoch: a.meta.NodeEpoch(),
-		Self: broker.Node{ID: a.meta.NodeID(), Host: "h", Port: 1}, Reader: r, Leaders: (*leaders)(a), OnTiered: a.stream.Tiered,
+		Self: broker.Node{ID: a.meta.NodeID(), Host: "h", Port: 1}, Reader: r, Leaders: broker.NewLeaders(a.meta), OnTiered: a.stream.Tiered,
 		SetLogStart: func(ctx context.Context, tp ids.TopicPartition, epoch int32, offset int64) error {
 			return a.stream.Change(ctx, wal.Change{LogStarts: []wal.LogStart{{TP: tp, Epoch: epoch, Offset: offset}}})
 		},
@@ -189,29 +189,6 @@ func (a *agent) shutdown(ctx context.Context) {
 		a.w.trace.add("agent %d: drain uploads: %v", a.slot, err)
 	}
 	a.close()
-}
-
-// leaders is what an agent knows of the others; see services/agent.
-type leaders agent
-
-func (l *leaders) Leader(id ids.TopicID, partition int32) (node, epoch int32) {
-	t := l.meta.Snapshot().TopicByID(id)
-	if t == nil {
-		return -1, -1
-	}
-	o := l.meta.Owner(t, partition)
-	if n, ok := l.meta.NodeOf(o.Incarnation); ok {
-		return n, o.Epoch
-	}
-	return -1, o.Epoch
-}
-
-func (l *leaders) Nodes() []broker.Node {
-	var out []broker.Node
-	for _, a := range l.meta.Agents() {
-		out = append(out, broker.Node{ID: a.Node, Host: a.Host, Port: a.Port, Rack: a.Rack, Reader: a.Reader})
-	}
-	return out
 }
 
 // traceHandler puts log lines into the trace.
