@@ -137,7 +137,7 @@ func (c *cluster) prepare() {
 	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
 	defer cancel()
 	value := func(s string) *string { return &s }
-	if _, err := adm.CreateTopic(ctx, partitions, 1, map[string]*string{"segment.bytes": value("262144"), "local.retention.bytes": value("1048576"), "retention.ms": value("-1")}, chaosTopic); err != nil {
+	if _, err := adm.CreateTopic(ctx, partitions, 1, map[string]*string{"segment.bytes": value("1048576"), "internal.segment.bytes": value("262144"), "local.retention.bytes": value("1048576"), "retention.ms": value("-1")}, chaosTopic); err != nil {
 		t.Fatal(err)
 	}
 	zero := kadm.Offsets{}
