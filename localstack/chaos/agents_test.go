@@ -54,6 +54,9 @@ func (m *member) data() string {
 	return filepath.Join(m.dir, "data")
 }
 
+// clockPath is the file that says how far its clock is wrong.
+func (m *member) clockPath() string { return filepath.Join(m.dir, "clock") }
+
 func (m *member) logPath() string { return filepath.Join(m.dir, "agent.log") }
 
 // launchLocked starts the process.
@@ -65,6 +68,7 @@ func (m *member) launchLocked() error {
 	defer out.Close() // the process has its own
 	cmd := exec.Command(m.binary, append([]string{"agent", "--data-dir", m.data(), "--kafka-addr", m.kafka, "--admin-addr", m.admin, "--http-addr", "", "--rpc-addr", m.rpc, "--rpc-advertised-addr", m.peers.addr}, m.args...)...)
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "CIRROLOG_") }), m.env...)
+	cmd.Env = append(cmd.Env, "CIRROLOG_TEST_CLOCK="+m.clockPath())
 	cmd.Stdout, cmd.Stderr = out, out
 	m.proc, err = testenv.StartProcess(cmd)
 	return err

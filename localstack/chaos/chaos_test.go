@@ -230,6 +230,7 @@ func (c *cluster) strike(now []fault, r *rand.Rand, rep *report) error {
 			p.Partition, p.All = max(p.Partition, w.worst.Seconds()), max(p.All, w.any.Seconds())
 		}
 	}
+	defer sleep(c.ctx, between(r, 500*time.Millisecond, 3*time.Second)) // who came back is given partitions
 	fmt.Printf("%s healed after %.1f s, worst pause %.1f s of a partition, %.1f s of all\n", what, time.Since(over).Seconds(), w.worst.Seconds(), w.any.Seconds())
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,7 @@ type cluster struct {
 	s3      *faultproxy.Proxy
 	bucket  minio.Endpoint
 	store   store
+	adm     *kadm.Client
 
 	ctx    context.Context // of what goes on in the background
 	cancel context.CancelFunc
@@ -132,8 +134,9 @@ func (c *cluster) prepare() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cl.Close()
+	t.Cleanup(cl.Close)
 	adm := kadm.NewClient(cl)
+	c.adm = adm
 	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
 	defer cancel()
 	value := func(s string) *string { return &s }
@@ -207,16 +210,9 @@ func (c *cluster) addConsumer() {
 
 // watchCommits asks for what the groups have committed, until the run ends.
 func (c *cluster) watchCommits() {
-	cl, err := kgo.NewClient(common(c.addrs())...)
-	if err != nil {
-		c.rec.wrong("start a client: %v", err)
-		return
-	}
-	defer cl.Close()
-	adm := kadm.NewClient(cl)
 	for c.ctx.Err() == nil {
 		for lib := range libraries {
-			_ = ask(c.ctx, c.rec, adm, lib) // who gets no answer has learnt nothing
+			_ = ask(c.ctx, c.rec, c.adm, lib) // who gets no answer has learnt nothing
 		}
 		sleep(c.ctx, time.Second)
 	}
@@ -307,13 +303,7 @@ func (c *cluster) finish() error {
 		errs = append(errs, p.finish(flush))
 	}
 	errs = append(errs, c.drivers[0].finish(flush))
-	cl, err := kgo.NewClient(common(c.addrs())...)
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	adm := kadm.NewClient(cl)
-	listed, err := adm.ListEndOffsets(ctx, chaosTopic)
+	listed, err := c.adm.ListEndOffsets(ctx, chaosTopic)
 	if err = errors.Join(err, listed.Error()); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("list end offsets: %w", err))...)
 	}
@@ -327,7 +317,7 @@ func (c *cluster) finish() error {
 		errs = append(errs, d.finish(ctx))
 	}
 	for lib := range libraries {
-		errs = append(errs, ask(ctx, c.rec, adm, lib))
+		errs = append(errs, ask(ctx, c.rec, c.adm, lib))
 	}
 	return errors.Join(append(errs, readAll(ctx, c.rec, c.addrs(), ends))...)
 }
@@ -372,15 +362,40 @@ func (c *cluster) stop() {
 	}
 }
 
-// take gives an agent that runs to a fault, which gives it back.
+// take gives an agent that runs to a fault, which gives it back: mostly one that leads partitions, as one
+// that has just come back with an empty disk may not.
 func (c *cluster) take(r *rand.Rand) (*member, func()) {
-	for ; ; sleep(c.ctx, 50*time.Millisecond) {
-		for _, i := range r.Perm(len(c.members)) {
-			if m := c.members[i]; m.taken() {
+	order, leading := r.Perm(len(c.members)), r.IntN(5) > 0
+	for tries := 0; ; tries++ {
+		var leads map[string]int
+		if leading && tries < 40 {
+			leads = c.leads()
+		}
+		for _, i := range order {
+			if m := c.members[i]; (leads == nil || leads[m.kafka] > 0) && m.taken() {
+				c.rec.say("%s leads %d partitions of %v", m.name, leads[m.kafka], leads)
 				return m, m.free
 			}
 		}
+		sleep(c.ctx, 50*time.Millisecond)
 	}
+}
+
+// leads counts the partitions that the agents lead, by Kafka address, as one of them says; nil when nobody does.
+func (c *cluster) leads() map[string]int {
+	ctx, cancel := context.WithTimeout(c.ctx, 2*time.Second)
+	defer cancel()
+	meta, err := c.adm.Metadata(ctx, chaosTopic)
+	if err != nil {
+		return nil
+	}
+	at := map[int32]string{}
+	for _, b := range meta.Brokers {
+		at[b.NodeID] = net.JoinHostPort(b.Host, itoa(int(b.Port)))
+	}
+	out := map[string]int{}
+	meta.Topics.EachPartition(func(p kadm.PartitionDetail) { out[at[p.Leader]]++ })
+	return out
 }
 
 func (m *member) taken() bool {

@@ -66,6 +66,7 @@ func (c *cluster) faults() []fault {
 			return c.bucketIs(faultproxy.Rates{Slow: .2 + .8*r.Float64(), Delay: 5 * time.Second}, between(r, time.Second, 4*time.Second))
 		}},
 		{"disk-full", ofAgent, disk, (*cluster).fillDisk},
+		{"clock", ofAgent, "", (*cluster).jumpClock},
 		{"rolling", ofAll, "", (*cluster).roll},
 		{"scale", ofAll, "", (*cluster).scale},
 	}, c.store.faults()...)
@@ -181,6 +182,20 @@ func (c *cluster) fillDisk(r *rand.Rand) error {
 		}
 	}
 	return os.Remove(path)
+}
+
+// jumpClock sets the clock of an agent wrong for a while, and right again. Not further back than an hour: then
+// what producers send is too far in the future (message.timestamp.after.max.ms), and refused.
+func (c *cluster) jumpClock(r *rand.Rand) error {
+	m, free := c.take(r)
+	defer free()
+	by := []time.Duration{between(r, time.Second, time.Minute), between(r, time.Minute, 240*time.Hour), -between(r, time.Second, 50*time.Minute)}[r.IntN(3)]
+	c.rec.say("the clock of %s is %v ahead", m.name, by)
+	if err := os.WriteFile(m.clockPath(), []byte(by.String()), 0o644); err != nil {
+		return err
+	}
+	sleep(c.ctx, between(r, time.Second, 4*time.Second))
+	return os.Remove(m.clockPath())
 }
 
 // roll restarts one agent after the other with SIGTERM.

@@ -99,7 +99,10 @@ func everywhere(events []Event, partition int32, offset int64, rec Record, sum u
 }
 
 // allPlanted are the faults that each run shows to the checker before it begins.
-func allPlanted() []planted {
+func allPlanted() []planted { return append(plantedInLog(), plantedAtConsumers()...) }
+
+// plantedInLog are those of records and acknowledgements.
+func plantedInLog() []planted {
 	return []planted{
 		{"a record that was acknowledged is not in the log", Lost, func(ev []Event) []Event {
 			other := Record{Client: 9}
@@ -132,6 +135,15 @@ func allPlanted() []planted {
 			ev[at(ev, Acked, 1, 33)].Offset = 17 // whose own is unknown
 			return ev
 		}},
+		{"an offset is not in the log", Gap, func(ev []Event) []Event {
+			return slices.Delete(ev, at(ev, Final, 1, 17), at(ev, Final, 1, 17)+1)
+		}},
+	}
+}
+
+// plantedAtConsumers are those of what consumers saw, and of what they committed.
+func plantedAtConsumers() []planted {
+	return []planted{
 		{"an offset has two values: a consumer saw another record", TwoValues, func(ev []Event) []Event {
 			put(ev, Read, 2, 12, Record{Client: 1, Seq: 1}, 99)
 			return ev
@@ -150,9 +162,6 @@ func allPlanted() []planted {
 		{"a consumer saw what nobody has sent", GarbledRead, func(ev []Event) []Event {
 			ev[at(ev, Read, 0, 33)].Kind = Garbled
 			return ev
-		}},
-		{"an offset is not in the log", Gap, func(ev []Event) []Event {
-			return slices.Delete(ev, at(ev, Final, 1, 17), at(ev, Final, 1, 17)+1)
 		}},
 		{"a consumer was shown an offset twice", Disordered, func(ev []Event) []Event {
 			i := at(ev, Read, 1, 25)
