@@ -58,7 +58,7 @@ func (c *cluster) faults() []fault {
 		{"cut-bucket", ofAgent, "", func(c *cluster, r *rand.Rand) error {
 			return c.cut(r, func(m *member) []*tcpProxy { return []*tcpProxy{m.bucket} })
 		}},
-		{"cut-peers", ofAgent, "", func(c *cluster, r *rand.Rand) error { return c.cut(r, c.somePeers(r)) }},
+		{"cut-peers", ofAgent, "", func(c *cluster, r *rand.Rand) error { return c.cut(r, c.somePeers(r), (*member).restart) }},
 		{"bucket-busy", ofBucket, "", func(c *cluster, r *rand.Rand) error {
 			return c.bucketIs(faultproxy.Rates{BusyEvery: time.Second, BusyFor: between(r, 500*time.Millisecond, 950*time.Millisecond)}, between(r, 2*time.Second, 4*time.Second))
 		}},
@@ -100,8 +100,8 @@ func (c *cluster) pauseAgent(r *rand.Rand) error {
 	return m.signal(syscall.SIGCONT)
 }
 
-// cut takes links of an agent away, one way or the other.
-func (c *cluster) cut(r *rand.Rand, links func(*member) []*tcpProxy) error {
+// cut takes links of an agent away, one way or the other; half of the time something is done meanwhile.
+func (c *cluster) cut(r *rand.Rand, links func(*member) []*tcpProxy, meanwhile func(*member) error) error {
 	m, free := c.take(r)
 	defer free()
 	how := []link{refused, stalled}[r.IntN(2)]
@@ -111,11 +111,18 @@ func (c *cluster) cut(r *rand.Rand, links func(*member) []*tcpProxy) error {
 		p.be(how)
 	}
 	sleep(c.ctx, between(r, lease/2, 5*lease))
+	var err error
+	if meanwhile != nil && r.IntN(2) == 0 {
+		err = meanwhile(m)
+	}
 	for _, p := range all {
 		p.be(linked)
 	}
-	return nil
+	return err
 }
+
+// restart is SIGTERM, and a start: all partitions move away, and some back.
+func (m *member) restart() error { return errors.Join(m.stop(), m.start(), m.awaitReady(readyWait)) }
 
 // somePeers cuts an agent off from being called, or all from each other.
 func (c *cluster) somePeers(r *rand.Rand) func(*member) []*tcpProxy {
@@ -201,7 +208,7 @@ func (c *cluster) jumpClock(r *rand.Rand) error {
 // roll restarts one agent after the other with SIGTERM.
 func (c *cluster) roll(r *rand.Rand) error {
 	for _, m := range c.wanted() {
-		if err := errors.Join(m.stop(), m.start(), m.awaitReady(readyWait)); err != nil {
+		if err := m.restart(); err != nil {
 			return err
 		}
 	}
