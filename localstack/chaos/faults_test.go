@@ -53,10 +53,10 @@ func (c *cluster) faults() []fault {
 		{"kill", ofAgent, "", (*cluster).killAgent},
 		{"pause", ofAgent, "", (*cluster).pauseAgent},
 		{"cut-metadata", ofAgent, "", func(c *cluster, r *rand.Rand) error {
-			return c.cut(r, func(m *member) []*tcpProxy { return []*tcpProxy{m.meta} })
+			return c.cut(r, func(m *member) []*tcpProxy { return []*tcpProxy{m.meta} }, nil)
 		}},
 		{"cut-bucket", ofAgent, "", func(c *cluster, r *rand.Rand) error {
-			return c.cut(r, func(m *member) []*tcpProxy { return []*tcpProxy{m.bucket} })
+			return c.cut(r, func(m *member) []*tcpProxy { return []*tcpProxy{m.bucket} }, nil)
 		}},
 		{"cut-peers", ofAgent, "", func(c *cluster, r *rand.Rand) error { return c.cut(r, c.somePeers(r), (*member).restart) }},
 		{"bucket-busy", ofBucket, "", func(c *cluster, r *rand.Rand) error {
