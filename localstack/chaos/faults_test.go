@@ -188,6 +188,12 @@ func (c *cluster) fillDisk(r *rand.Rand) error {
 			return err
 		}
 	}
+	var left syscall.Statfs_t
+	info, err := os.Stat(path)
+	if err := errors.Join(err, syscall.Statfs(m.disk, &left)); err != nil {
+		return err
+	}
+	c.rec.say("its neighbour has %d KiB there, %d blocks are free", info.Size()>>10, left.Bavail)
 	return os.Remove(path)
 }
 

@@ -58,13 +58,19 @@ func (s *redisStore) restart(c *cluster, r *rand.Rand) error {
 
 const aofDir = "appendonlydir"
 
-// rollback has Redis forget its last seconds, as a failover to a replica that lags does.
+// rollback has Redis forget its last seconds, as a failover to a replica that lags does; half of the time an
+// agent died in them, and others have taken over from it.
 func (s *redisStore) rollback(c *cluster, r *rand.Rand) error {
 	live, kept := filepath.Join(s.dir, aofDir), filepath.Join(s.dir, "kept")
-	if err := os.CopyFS(kept, os.DirFS(live)); err != nil { // appended to meanwhile, so that what is there is whole
+	if err := errors.Join(os.RemoveAll(kept), os.CopyFS(kept, os.DirFS(live))); err != nil { // appended to meanwhile, so that what is there is whole
 		return err
 	}
-	sleep(c.ctx, between(r, time.Second, 6*time.Second))
+	if r.IntN(2) == 0 {
+		if err := c.killAgent(r); err != nil {
+			return err
+		}
+	}
+	sleep(c.ctx, between(r, time.Second, 5*time.Second))
 	if err := s.server.Kill(); err != nil {
 		return err
 	}
