@@ -43,11 +43,10 @@ type cluster struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu        sync.Mutex // of the clients, which are exchanged now and then
 	producers []*producer
-	consumers []*consumer
-	drivers   []*driver // the first one produces
-	whos      uint16    // numbers given to consumers
+	consumers []*consumer // churn exchanges them
+	drivers   []*driver   // the first one produces
+	whos      uint16      // numbers given to consumers
 }
 
 // store is the metadata store of a run.
@@ -225,7 +224,6 @@ func (c *cluster) churn(ctx context.Context) {
 		if sleep(ctx, 15*time.Second); ctx.Err() != nil {
 			return
 		}
-		c.mu.Lock()
 		var err error
 		switch i := r.IntN(len(c.producers) + 1); {
 		case n%4 == 0:
@@ -237,7 +235,6 @@ func (c *cluster) churn(ctx context.Context) {
 		default:
 			err = c.drivers[0].recycle()
 		}
-		c.mu.Unlock()
 		if err != nil {
 			c.rec.wrong("exchange a client: %v", err)
 		}
@@ -246,8 +243,6 @@ func (c *cluster) churn(ctx context.Context) {
 
 // clients are the producing clients of now.
 func (c *cluster) clients() (out []uint32) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, p := range c.producers {
 		out = append(out, p.current())
 	}
