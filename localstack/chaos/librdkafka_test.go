@@ -107,7 +107,9 @@ func (d *driver) line(w []string) error {
 	var n [5]int64
 	for i, s := range w[1:min(len(w), 6)] {
 		if w[0] == "U" && i == 3 {
-			d.rec.say("%s: a record of partition %s is given up: %s", d.name, w[2], s)
+			if !strings.HasPrefix(s, "_PURGE") {
+				d.rec.say("%s: a record of partition %s is given up: %s", d.name, w[2], s)
+			}
 			break
 		}
 		var err error
