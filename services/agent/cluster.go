@@ -32,11 +32,11 @@ func (a *Agent) openKV(ctx context.Context) (kv.Store, string, error) {
 		s, err := bolt.Open(filepath.Join(a.cfg.DataDir, "meta.db"), bolt.Options{Logger: log})
 		return s, "bolt", err
 	}
-	return openShared(ctx, a.cfg.Metadata, log)
+	return OpenMetadata(ctx, a.cfg.Metadata, log)
 }
 
-// openShared opens a metadata store that several agents share.
-func openShared(ctx context.Context, raw string, log *slog.Logger) (kv.Store, string, error) {
+// OpenMetadata opens a metadata store that several agents share, and says what kind it is.
+func OpenMetadata(ctx context.Context, raw string, log *slog.Logger) (kv.Store, string, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return nil, "", fmt.Errorf("%w: --metadata is no URL", ErrConfig) // it may hold a password
