@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -56,6 +57,8 @@ func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		delete(s.objs, key)
 		s.mu.Unlock()
 		w.WriteHeader(http.StatusNoContent)
+	case r.Method == http.MethodPost && r.URL.Query().Has("delete"):
+		s.deleteMany(w, r)
 	case r.URL.Query().Get("list-type") == "2":
 		s.list(w, r)
 	default:
@@ -114,6 +117,24 @@ func (h holes) ReadAt(p []byte, at int64) (int, error) {
 	return len(p), nil
 }
 
+// deleteMany is DeleteObjects.
+func (s *sink) deleteMany(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Object []struct{ Key string }
+	}
+	if err := xml.NewDecoder(r.Body).Decode(&in); err != nil {
+		fail(w, http.StatusBadRequest, "MalformedXML")
+		return
+	}
+	s.mu.Lock()
+	for _, o := range in.Object {
+		delete(s.objs, "/"+strings.Trim(r.URL.Path, "/")+"/"+o.Key)
+	}
+	s.mu.Unlock()
+	w.Header().Set("Content-Type", "application/xml")
+	fmt.Fprint(w, "<DeleteResult></DeleteResult>")
+}
+
 func (s *sink) list(w http.ResponseWriter, r *http.Request) {
 	type item struct {
 		Key, LastModified, ETag, StorageClass string
@@ -139,7 +160,11 @@ func (s *sink) list(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Unlock()
 	sort.Slice(out.Contents, func(i, j int) bool { return out.Contents[i].Key < out.Contents[j].Key })
-	out.Contents = out.Contents[:min(len(out.Contents), 1000)]
+	if n, err := strconv.Atoi(r.URL.Query().Get("max-keys")); err == nil && n >= 0 {
+		out.MaxKeys = min(n, 1000)
+	}
+	out.IsTruncated = len(out.Contents) > out.MaxKeys
+	out.Contents = out.Contents[:min(len(out.Contents), out.MaxKeys)]
 	out.KeyCount = len(out.Contents)
 	w.Header().Set("Content-Type", "application/xml")
 	xml.NewEncoder(w).Encode(out)
