@@ -8,7 +8,7 @@ GO ?= go
 export GOFLAGS ?= -tags=grpcnotrace
 FUZZTIME ?= 60s
 
-.PHONY: run build test race fuzz crash faults fresh mutants sim bench bench-cold bench-readers bench-object bench-http bench-kafka scale lint deps services-up services-down proto
+.PHONY: run build test race fuzz crash faults chaos fresh mutants sim bench bench-cold bench-readers bench-object bench-http bench-kafka scale lint deps services-up services-down proto
 
 build:
 	$(GO) build -o bin/cirrolog ./services/cirrolog
@@ -41,6 +41,12 @@ crash: deps
 # away for five, under load.
 faults: deps
 	FAULT_SECONDS=60 OUTAGE_SECONDS=300 $(GO) test -count=1 -timeout 20m -run 'TestFaults|TestBucketAway' -v ./localstack/e2e
+
+# chaos runs a cluster of real agents under real faults: CHAOS_STORE is redis or dynamo, CHAOS_SEED plays a
+# schedule again, CHAOS_ONLY=kind,kind chooses kinds of faults.
+CHAOS_MINUTES ?= 30
+chaos: deps
+	CHAOS_MINUTES=$(CHAOS_MINUTES) $(GO) test -count=1 -timeout 12h -run 'TestChaos$$' -v ./localstack/chaos
 
 # fresh runs the tests on a new Debian that has only Go, git and make.
 fresh:

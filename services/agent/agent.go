@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"runtime/trace"
 	"strconv"
@@ -180,7 +181,7 @@ func (a *Agent) openMetadata(ctx context.Context) error {
 	if a.clustered() {
 		o.Advertised = net.JoinHostPort(self.Host, strconv.Itoa(int(self.Port)))
 	}
-	o.RPC, o.Incarnation, o.Defaults, o.DefaultPartitions, o.Place, o.Agents, o.Logger = reached, a.incarnation, defaults, a.cfg.NumPartitions, a.place(), a.agents(), a.component("metadata")
+	o.Now, o.RPC, o.Incarnation, o.Defaults, o.DefaultPartitions, o.Place, o.Agents, o.Logger = a.cfg.Now, reached, a.incarnation, defaults, a.cfg.NumPartitions, a.place(), a.agents(), a.component("metadata")
 	meta, err := metadata.Open(ctx, o)
 	if err != nil {
 		return err
@@ -204,7 +205,7 @@ func (a *Agent) fail(err error) {
 
 func (a *Agent) openBroker(ctx context.Context) error {
 	r, err := tiering.NewReader(tiering.ReaderOptions{Bucket: a.bucket, Index: broker.NewIndex(a.meta), FS: vfs.OS(),
-		CacheDir: filepath.Join(a.cfg.DataDir, "cache"), CacheBytes: a.cfg.CacheSize, MemoryBytes: a.cfg.CacheMemory, Logger: a.component("tiering")})
+		CacheDir: filepath.Join(a.cfg.DataDir, "cache"), CacheBytes: a.cfg.CacheSize, MemoryBytes: a.cfg.CacheMemory, Now: a.cfg.Now, Logger: a.component("tiering")})
 	if err != nil {
 		return fmt.Errorf("open tiered reader: %w", err)
 	}
@@ -217,7 +218,7 @@ func (a *Agent) openBroker(ctx context.Context) error {
 	b, err := broker.New(ctx, broker.Options{Store: a.store, Local: a.localStores(), Meta: a.meta, Bucket: a.bucket, Incarnation: a.incarnation, Epoch: a.meta.NodeEpoch(),
 		Self: self, Reader: r, AutoCreate: a.cfg.AutoCreate, Settings: a.settings(self), DataDir: a.cfg.DataDir, BucketName: bucketurl.Redact(a.cfg.bucketURL()),
 		RetentionInterval: a.cfg.RetentionInterval, SweepInterval: a.cfg.SweepInterval, SweepGrace: a.cfg.SweepGrace, CompactInterval: a.cfg.CompactInterval,
-		UploadObserver: a.metrics.uploaded, Leaders: a.leaders(), Live: a.live(), OnTiered: a.onTiered(), SetLogStart: a.setLogStart(), Groups: a.cfg.Groups, Logger: a.component("broker")})
+		UploadObserver: a.metrics.uploaded, Leaders: a.leaders(), Live: a.live(), OnTiered: a.onTiered(), SetLogStart: a.setLogStart(), Groups: a.cfg.Groups, Now: a.cfg.Now, Logger: a.component("broker")})
 	if err != nil {
 		return err
 	}
@@ -393,6 +394,11 @@ const fencedStop = time.Second
 // Run serves until ctx ends, then shuts down within the configured time. An agent whose
 // stream was sealed, because the others took it for dead, begins anew.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	if path := os.Getenv(testClock); path != "" {
+		c := newJumpingClock(path)
+		defer c.stop()
+		cfg.Now = c.Now
+	}
 	for {
 		err := runOnce(ctx, cfg, log)
 		if !errors.Is(err, wal.ErrFenced) || errors.Is(err, errReplaced) || ctx.Err() != nil {

@@ -58,6 +58,8 @@ type Config struct {
 	SweepGrace        time.Duration
 	CompactInterval   time.Duration
 	ShutdownTimeout   time.Duration
+
+	Now func() time.Time // the clock by which records, segments and offsets age; nil: time.Now. Leases don't go by it
 }
 
 // Role is what an agent of a cluster does.

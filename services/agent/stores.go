@@ -100,7 +100,7 @@ func (a *Agent) localDir() string { return filepath.Join(a.cfg.DataDir, "local")
 
 func (a *Agent) storageOptions(dir string) storage.Options {
 	return storage.Options{FS: vfs.OS(), Dir: dir, DiskID: a.disk.ID(), WALSize: a.cfg.WALSize,
-		Prefill: min(a.cfg.WALSize, 64<<20), TailBytes: a.cfg.memoryTail(), ReadBytes: a.cfg.ReadMemory, DiskBudget: a.cfg.DiskBudget, Logger: a.component("storage"),
+		Prefill: min(a.cfg.WALSize, 64<<20), TailBytes: a.cfg.memoryTail(), ReadBytes: a.cfg.ReadMemory, DiskBudget: a.cfg.DiskBudget, Now: a.cfg.Now, Logger: a.component("storage"),
 		OnFailure: func(err error) { a.fail(err) },
 		OnClosed: func(tp ids.TopicPartition) {
 			if b := a.closed.Load(); b != nil {

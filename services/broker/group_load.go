@@ -60,7 +60,7 @@ func (p *groupPartition) load() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.c = c
-	p.effects(c.Loaded(time.Now()))
+	p.effects(c.Loaded(p.o.now()))
 	for _, topic := range p.orphans() {
 		p.effects(c.DropTopic(topic))
 	}

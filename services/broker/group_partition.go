@@ -116,7 +116,7 @@ func (p *groupPartition) with(call func(c *group.Coordinator, now time.Time) gro
 	if p.c == nil {
 		return ErrGroupsLoading
 	}
-	p.effects(call(p.c, time.Now()))
+	p.effects(call(p.c, p.o.now()))
 	return nil
 }
 
@@ -221,7 +221,7 @@ func (p *groupPartition) serve() error {
 func (p *groupPartition) arm() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := time.Now()
+	now := p.o.now()
 	p.armed = now.Add(idleWake)
 	if at, ok := p.c.Deadline(); ok && at.Before(p.armed) {
 		p.armed = at
@@ -246,7 +246,7 @@ func (p *groupPartition) append() {
 	var writes []*groupWrite
 	limit := p.log.MaxBytes()
 	size := batch.HeaderSize
-	now := time.Now().UnixMilli()
+	now := p.o.now().UnixMilli()
 	flush := func() {
 		if len(records) > 0 {
 			p.appendBatch(ctx, records, writes)
@@ -337,7 +337,7 @@ func (p *groupPartition) report() (failed error) {
 				w.err = a.err
 			}
 			if w.left == 0 {
-				p.effects(p.c.Written(w.id, w.err, time.Now()))
+				p.effects(p.c.Written(w.id, w.err, p.o.now()))
 			}
 		}
 	}

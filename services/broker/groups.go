@@ -35,6 +35,7 @@ type GroupOptions struct {
 	Config group.Config
 	// ExpireInterval is how often expired offsets are removed; default 10 min.
 	ExpireInterval time.Duration
+	now            func() time.Time // the broker's clock
 }
 
 func (o *GroupOptions) setDefaults() {
@@ -43,6 +44,9 @@ func (o *GroupOptions) setDefaults() {
 	}
 	if o.ExpireInterval <= 0 {
 		o.ExpireInterval = 10 * time.Minute
+	}
+	if o.now == nil {
+		o.now = time.Now
 	}
 }
 
@@ -65,6 +69,7 @@ type Groups struct {
 }
 
 func newGroups(b *Broker, o GroupOptions) (*Groups, error) {
+	o.now = b.opts.Now
 	o.setDefaults()
 	o.Config.NewID = newMemberID
 	if _, err := group.New(o.Config); err != nil {

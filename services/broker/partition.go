@@ -210,6 +210,10 @@ func (p *Partition) Read(ctx context.Context, o ReadOptions) ReadResult {
 		return res
 	}
 	p.readFrom(ctx, o, &res)
+	if len(res.Data) > 0 { // it may go beyond what was durable above
+		res.HighWatermark = max(res.HighWatermark, p.log.Offsets().HighWatermark)
+		res.LastStable = res.HighWatermark
+	}
 	return res
 }
 
