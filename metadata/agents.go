@@ -132,7 +132,17 @@ func (s *Store) RemoveAgent(ctx context.Context, node int32, inc ids.Incarnation
 
 // RenewLease takes or renews the lease of this agent's start.
 func (s *Store) RenewLease(ctx context.Context, ttl time.Duration) error {
-	return s.opts.KV.Acquire(ctx, leaseKey(s.opts.Incarnation), string(s.opts.Incarnation), ttl)
+	renew := func() error {
+		return s.opts.KV.Acquire(ctx, leaseKey(s.opts.Incarnation), string(s.opts.Incarnation), ttl)
+	}
+	err := renew()
+	if !errors.Is(err, kv.ErrLost) {
+		return err
+	}
+	if rerr := s.rejoin(ctx); rerr != nil {
+		return fmt.Errorf("%w: %w", err, rerr)
+	}
+	return renew()
 }
 
 // DropLease gives the lease up.

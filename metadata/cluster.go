@@ -68,6 +68,9 @@ func parseNumbered(prefix, key string) (int64, error) {
 // "cluster" is written after it and so implies it.
 func (s *Store) openCluster(ctx context.Context) error {
 	owner, row, err := s.readCluster(ctx) // before anything is written
+	if err == nil {
+		err = s.notRecovering(ctx, row)
+	}
 	if err != nil {
 		return err
 	}
@@ -89,7 +92,7 @@ func (s *Store) openCluster(ctx context.Context) error {
 			return err
 		}
 	}
-	s.generation = owner.Recovery
+	s.generation.Store(owner.Recovery)
 	return s.writeClusterRow(ctx)
 }
 
@@ -241,7 +244,7 @@ func (s *Store) mayAdopt(ctx context.Context, owner *clusterObject, row clusterR
 		return err
 	})
 	if err == nil && first != "" {
-		err = fmt.Errorf("%w: the bucket holds cluster %s with topics (%s), but the metadata store is new: run with the original data directory, or use another bucket or prefix", ErrForeignBucket, owner.ClusterID, first)
+		err = fmt.Errorf("%w: the bucket holds cluster %s with topics (%s), but the metadata store is new: run with the original data directory or metadata store, rebuild a lost one with `cirrolog recover`, or use another bucket or prefix", ErrForeignBucket, owner.ClusterID, first)
 	}
 	return err
 }
@@ -252,6 +255,11 @@ func (s *Store) adopt(ctx context.Context, owner *clusterObject, row clusterRow,
 	if err := s.mayAdopt(ctx, owner, row); err != nil {
 		return nil, err
 	}
+	return s.succeed(ctx, owner, storeID)
+}
+
+// succeed makes the bucket belong to this key-value store.
+func (s *Store) succeed(ctx context.Context, owner *clusterObject, storeID string) (*clusterObject, error) {
 	next := &clusterObject{
 		Format: formatVersion, ClusterID: owner.ClusterID, Store: storeID, Recovery: owner.Recovery + 1,
 		CreateMs: s.nowMs(), Nonce: string(ids.NewIncarnation()),
@@ -267,7 +275,7 @@ func (s *Store) adopt(ctx context.Context, owner *clusterObject, row clusterRow,
 }
 
 func (s *Store) writeClusterRow(ctx context.Context) error {
-	v, err := encode(clusterRow{Format: formatVersion, ClusterID: s.clusterID, Recovery: s.generation})
+	v, err := encode(clusterRow{Format: formatVersion, ClusterID: s.clusterID, Recovery: s.generation.Load()})
 	if err != nil {
 		return err
 	}
@@ -281,11 +289,11 @@ func (s *Store) writeClusterRow(ctx context.Context) error {
 			if err := decode("row "+rowCluster, it.Value, &row); err != nil {
 				return nil, nil, err
 			}
-			if row.ClusterID == s.clusterID && row.Recovery == s.generation {
+			if row.ClusterID == s.clusterID && row.Recovery == s.generation.Load() {
 				return nil, nil, nil
 			}
 			return nil, nil, fmt.Errorf("%w: the metadata store belongs to cluster %s, generation %d, the bucket to %s, generation %d: run with the bucket or the data directory that belongs to the other",
-				ErrForeignBucket, row.ClusterID, row.Recovery, s.clusterID, s.generation)
+				ErrForeignBucket, row.ClusterID, row.Recovery, s.clusterID, s.generation.Load())
 		}
 		return []kv.Op{{Key: rowCluster, Value: v}}, []kv.Precondition{{Key: rowCluster}}, nil
 	})
@@ -294,7 +302,7 @@ func (s *Store) writeClusterRow(ctx context.Context) error {
 // CheckOwner makes sure that the bucket was not taken over by another metadata
 // store since Open. Whoever creates or deletes on the word of this store asks first.
 func (s *Store) CheckOwner(ctx context.Context) error {
-	key := numbered(recoveryPrefix, s.generation+1)
+	key := numbered(recoveryPrefix, s.generation.Load()+1)
 	err := s.retry(ctx, func() error {
 		_, err := s.opts.Bucket.Head(ctx, key)
 		return err
@@ -305,5 +313,5 @@ func (s *Store) CheckOwner(ctx context.Context) error {
 	case err != nil:
 		return unavailable("check "+key, err)
 	}
-	return fmt.Errorf("%w: cluster %s was recovered into another metadata store (%s exists): stop this one", ErrForeignBucket, s.clusterID, key)
+	return s.followRecovery(ctx, key)
 }

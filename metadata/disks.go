@@ -183,11 +183,7 @@ func (s *Store) PublishAbandoned(ctx context.Context, d ids.DiskID, n int64) err
 	if err != nil {
 		return err
 	}
-	// Writing twice is harmless, so an unknown outcome is simply repeated.
-	err = s.retry(ctx, func() error {
-		_, err := s.opts.KV.Commit(ctx, []kv.Op{{Key: abandonedPrefix + d.String(), Value: v}}, nil)
-		return err
-	})
+	err = s.put(ctx, kv.Op{Key: abandonedPrefix + d.String(), Value: v})
 	if err == nil {
 		s.noteAbandoned(d)
 	}

@@ -51,11 +51,7 @@ func (s *Store) PublishRelease(ctx context.Context, seq uint64, partitions int) 
 	if err != nil {
 		return err
 	}
-	// Writing twice is harmless, so an unknown outcome is simply repeated.
-	err = s.retry(ctx, func() error {
-		_, err := s.opts.KV.Commit(ctx, []kv.Op{{Key: r.row(), Value: v}}, nil)
-		return err
-	})
+	err = s.put(ctx, kv.Op{Key: r.row(), Value: v})
 	if err == nil {
 		s.noteReleased(r, true)
 	}

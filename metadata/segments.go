@@ -101,6 +101,14 @@ func parseSegmentRow(it kv.Item) (SegmentRow, error) {
 	}, nil
 }
 
+// encode is the value of the segment's row.
+func (r SegmentRow) encode() ([]byte, error) {
+	return encode(segmentValue{
+		Format: formatVersion, Size: r.Size, LogSize: r.LogSize, Records: r.Records,
+		MinTimestamp: r.MinTimestamp, MaxTimestamp: r.MaxTimestamp, LastStable: r.LastStable, Uploaded: r.Uploaded,
+	})
+}
+
 // AddSegment indexes an uploaded segment, conditional on no greater leader
 // epoch having written to the partition (ErrFenced), and fences lower ones.
 // Adding a segment again is no error and keeps the row that is there.
@@ -143,10 +151,7 @@ func (s *Store) replaceSegments(ctx context.Context, epoch int32, r SegmentRow, 
 			return fmt.Errorf("%w: segment %s is to replace itself", ErrInvalidRequest, key)
 		}
 	}
-	v, err := encode(segmentValue{
-		Format: formatVersion, Size: r.Size, LogSize: r.LogSize, Records: r.Records,
-		MinTimestamp: r.MinTimestamp, MaxTimestamp: r.MaxTimestamp, LastStable: r.LastStable, Uploaded: r.Uploaded,
-	})
+	v, err := r.encode()
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ func (o *Options) setDefaults() error {
 type Store struct {
 	opts       Options
 	clusterID  string
-	generation int64 // of recoveries of the bucket
+	generation atomic.Int64 // of recoveries of the bucket
 	nodeID     int32
 	epoch      int32
 
@@ -134,8 +134,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err := opts.setDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Store{opts: opts, versions: map[string]int64{}, subs: map[int]func(Change){}, deleted: map[string]*DeletedTopic{}, deadIDs: map[ids.TopicID]struct{}{}}
-	s.snap.Store(&Snapshot{})
+	s := newStore(opts)
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
@@ -159,6 +158,12 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	s.background, s.cancel = context.WithCancel(context.Background())
 	s.wg.Go(func() { s.watchForever(s.background, topicRow(""), s.applyTopicRow) })
 	return s, nil
+}
+
+func newStore(opts Options) *Store {
+	s := &Store{opts: opts, versions: map[string]int64{}, subs: map[int]func(Change){}, deleted: map[string]*DeletedTopic{}, deadIDs: map[ids.TopicID]struct{}{}}
+	s.snap.Store(&Snapshot{})
+	return s
 }
 
 // Close stops the watches. Calls under way end with their own contexts.

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 
@@ -136,6 +137,9 @@ func (l *Log) readSegment(ctx context.Context, s *seg, offset int64, maxBytes in
 	}
 	defer c.Release()
 	b, err := l.readSpans(s, spans, to, c)
+	if errors.Is(err, ErrDamaged) && len(spans) > 1 { // what precedes the damage is served
+		b, err = l.readSpans(s, spans[:1], spans[1].Pos, c)
+	}
 	if err != nil {
 		return ReadResult{}, err
 	}

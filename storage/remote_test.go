@@ -41,6 +41,12 @@ func openRemote(t *testing.T, b objstore.Bucket, dir string, o storage.RemoteOpt
 // openRemoteOf is openRemote with a stream of capacity bytes.
 func openRemoteOf(t *testing.T, b objstore.Bucket, dir string, o storage.RemoteOptions, capacity int64) *remote {
 	t.Helper()
+	return openRemoteOn(t, vfs.OS(), b, dir, o, capacity)
+}
+
+// openRemoteOn is openRemoteOf on a file system.
+func openRemoteOn(t *testing.T, fsys vfs.FS, b objstore.Bucket, dir string, o storage.RemoteOptions, capacity int64) *remote {
+	t.Helper()
 	r := &remote{t: t, bucket: b, inc: ids.NewIncarnation(), acked: map[ids.TopicPartition]map[int64][]byte{},
 		ends: map[ids.TopicPartition]int64{}, tiered: map[ids.TopicPartition]int64{}}
 	o.Open = func(c storage.StreamConfig) (wal.Stream, error) {
@@ -50,7 +56,7 @@ func openRemoteOf(t *testing.T, b objstore.Bucket, dir string, o storage.RemoteO
 		return r.stream, err
 	}
 	var err error
-	r.Store, err = storage.Open(storage.Options{FS: vfs.OS(), Dir: dir, TailBytes: 64 << 20, Remote: o})
+	r.Store, err = storage.Open(storage.Options{FS: fsys, Dir: dir, TailBytes: 64 << 20, Remote: o})
 	if err != nil {
 		t.Fatal(err)
 	}

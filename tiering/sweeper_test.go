@@ -255,6 +255,33 @@ func TestSweepCovered(t *testing.T) {
 	r.want(t, 4, 3, SweepGrace)
 }
 
+// A rewrite of the same range and the same size has a name of its own: what it replaced goes, it stays, and so again.
+func TestSweepSameRangeAndSize(t *testing.T) {
+	r := newSweepRig()
+	old := makeSegment(testTP, 0, 3, 0, 1)
+	old.put(t, r.b, r.x)
+	for generation := range int64(4) {
+		again := makeSegment(testTP, 0, 3, 5*generation, 1)
+		if len(again.object) != len(old.object) {
+			t.Fatal("the two must differ in content alone")
+		}
+		if generation == 0 { // the first one has none
+			continue
+		}
+		row := again.row()
+		row.Generation = generation
+		again.putAs(t, r.b, r.x, row)
+		r.sweep(t)
+		r.want(t, 1, 1, SweepDeleteCovered)
+		if keys := r.b.keys(t); !slices.Equal(keys, []string{row.Key()}) || r.x.all(testTP)[0].SegmentKey != row.SegmentKey {
+			t.Fatalf("generation %d: %v is left, row %+v", generation, keys, r.x.all(testTP))
+		}
+		if got, err := getAll(t.Context(), r.b, row.Key(), 0, row.Size); err != nil || !bytes.Equal(got, again.object) {
+			t.Fatalf("generation %d: other bytes, %v", generation, err)
+		}
+	}
+}
+
 func TestSweepMissing(t *testing.T) {
 	r := newSweepRig()
 	rows := r.three(t, testTP)

@@ -226,20 +226,24 @@ func TestUploaderSwallowedPut(t *testing.T) {
 	r.check(t, s)
 }
 
+// A put that hangs is given up after its time and tried again; it holds up no other partition.
 func TestUploaderWatchdog(t *testing.T) {
 	var n atomic.Int64
+	other := makeSegment(ids.TopicPartition{Topic: testTopic, Partition: 99}, 0, 3, 0, 1)
+	s := makeSegment(testTP, 0, 3, 0, 1)
 	r := newRig(t, func(o *UploaderOptions, r *uploadRig) {
-		o.MinTime, o.MinRate = 30*time.Millisecond, 1<<30
+		o.MinTime, o.MinRate = 500*time.Millisecond, 1<<30
 		r.b.put = func(ctx context.Context, key string, next func() error) error {
-			if n.Add(1) == 1 {
+			if key == s.row().Key() && n.Add(1) == 1 {
 				<-ctx.Done()
+				if len(r.x.all(other.meta.TP)) == 0 {
+					t.Error("a put that hangs holds up another partition")
+				}
 				return fmt.Errorf("put: %w", ctx.Err())
 			}
 			return next()
 		}
 	})
-	other := makeSegment(ids.TopicPartition{Topic: testTopic, Partition: 99}, 0, 3, 0, 1)
-	s := makeSegment(testTP, 0, 3, 0, 1)
 	r.l.add(s, other)
 	waitFor(t, "upload after the stuck one", func() bool { return r.l.left() == 0 })
 	r.check(t, s, other)

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -219,12 +220,21 @@ func (f *fetching) options(r *fetchResult, maxBytes int, minOne, cacheOnly bool)
 		CurrentEpoch: r.part.epoch, LastFetchedEpoch: r.part.lastEpoch, CacheOnly: cacheOnly}
 }
 
+// fetchCode is Kafka's code of a read that failed. Whatever was wrong with what is stored, or with the way to it, is a
+// storage error: Java's consumer ends with an exception at those codes that Kafka never gives to a Fetch.
+func fetchCode(err error, version int16) int16 {
+	switch {
+	case !errors.Is(err, broker.ErrStorage):
+		return errorCode(err)
+	case version <= 5:
+		return kerr.NotLeaderForPartition.Code // those clients do not know the other
+	}
+	return kerr.KafkaStorageError.Code
+}
+
 func (f *fetching) took(r *fetchResult) {
 	if r.res.Err != nil {
-		r.code = errorCode(r.res.Err)
-		if r.code == kerr.KafkaStorageError.Code && f.req.Version <= 5 {
-			r.code = kerr.NotLeaderForPartition.Code // those clients do not know the other
-		}
+		r.code = fetchCode(r.res.Err, f.req.Version)
 		f.failed = true
 		f.sendBack(r)
 	}

@@ -2,10 +2,14 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/storage/batch"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -212,26 +216,29 @@ func TestFetchErrors(t *testing.T) {
 	}
 }
 
-// session sends a request of a session.
-// Versions up to 5 do not know the storage error (KIP-112).
+// What can't be read is a storage error, which versions up to 5 do not know (KIP-112).
 func TestFetchStorageError(t *testing.T) {
 	h := serve(t, Limits{})
 	a := h.b.topic("a", 1)
 	l := h.b.log(a.ID, 0)
-	l.mu.Lock()
-	l.err = broker.ErrStorage
-	l.mu.Unlock()
 	w := h.dial()
-	for v := int16(4); v <= 18; v++ {
-		code := kerr.KafkaStorageError
-		if v <= 5 {
-			code = kerr.NotLeaderForPartition
+	// Whatever it wraps: Java's consumer ends with an exception at codes that Kafka never gives to a Fetch.
+	for _, why := range []error{errors.New("disk"), batch.ErrCorrupt, batch.ErrMagic, batch.ErrInvalid, context.DeadlineExceeded, metadata.ErrUnavailable} {
+		l.mu.Lock()
+		l.err = fmt.Errorf("%w: %w", broker.ErrStorage, why)
+		l.mu.Unlock()
+		for v := int16(4); v <= 18; v++ {
+			code := kerr.KafkaStorageError
+			if v <= 5 {
+				code = kerr.NotLeaderForPartition
+			}
+			p := ask[*kmsg.FetchResponse](w, fetchReq(v, time.Second, want(a, 0, 0))).Topics[0].Partitions[0]
+			wantCode(t, fmt.Sprintf("%v, v%d", why, v), p.ErrorCode, code)
 		}
-		p := ask[*kmsg.FetchResponse](w, fetchReq(v, time.Second, want(a, 0, 0))).Topics[0].Partitions[0]
-		wantCode(t, fmt.Sprintf("v%d", v), p.ErrorCode, code)
 	}
 }
 
+// session sends a request of a session.
 func (w *wire) session(version int16, id, epoch int32, forget []*fetchPart, parts ...*fetchPart) *kmsg.FetchResponse {
 	w.t.Helper()
 	req := fetchReq(version, 0, parts...)

@@ -145,7 +145,7 @@ def main():
     if os.environ.get('BIN'):
         shutil.copy(os.environ['BIN'], work + '/cirrolog')
     else:
-        run('go', 'build', '-trimpath', '-buildvcs=false', '-o', work + '/cirrolog', './services/cirrolog', cwd=ROOT)
+        run('go', 'build', '-tags', 'grpcnotrace', '-trimpath', '-buildvcs=false', '-o', work + '/cirrolog', './services/cirrolog', cwd=ROOT)
     store = tempfile.mkdtemp(dir=env('OBJECT_DIR', '/dev/shm'), prefix='cirrolog-bench-')
     os.makedirs(store + '/bench')
     os.environ['PATH'] = ROOT + '/.cache/bin:' + os.environ['PATH']

@@ -32,11 +32,11 @@ func TestClusterMainJob(t *testing.T) {
 	j.t = t
 	j.stream, j.count, j.delim = packageIndex(t)
 	var env []string
-	j.bucket, env = bucketOn(minio.Start(t), "s3")
+	j.cluster.bucket, env = bucketOn(minio.Start(t), "s3")
 	j.redis = redis.Start(t, "--appendonly", "yes")
 	for range clusterAgents {
 		j.nodes = append(j.nodes, NewNode(t, NodeOptions{Metadata: j.redis.URL("job"), Env: env,
-			Args: []string{"--bucket", j.bucket, "--retention-interval", "500ms", "--lease", "1s", "--tier-max-delay", "2s"}}))
+			Args: []string{"--bucket", j.cluster.bucket, "--retention-interval", "500ms", "--lease", "1s", "--tier-max-delay", "2s"}}))
 	}
 	j.whole = slices.Clone(j.nodes)
 	createTopic(t, j.nodes[0], jobTopic, 1, map[string]string{"segment.bytes": "1048576", "local.retention.bytes": "2097152"})
@@ -68,7 +68,7 @@ func TestClusterMainJob(t *testing.T) {
 		}
 	}
 	j.check(t, "replay --bucket", func(w io.Writer) error {
-		return j.nodes[0].CLI(w, "replay", jobTopic, "--bucket", j.bucket, "-f", j.format())
+		return j.nodes[0].CLI(w, "replay", jobTopic, "--bucket", j.cluster.bucket, "-f", j.format())
 	})
 	step("replay --bucket")
 	for _, n := range j.nodes {

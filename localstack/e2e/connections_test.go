@@ -22,6 +22,9 @@ const (
 	manyProbes      = 1000 // produce requests of the client that is measured
 	// manyMemory is what a connection that waits may take of the node.
 	manyMemory = 24 << 10
+	pollTopic  = "polls"
+	// pollMemory is what a long poll may take beside its connection.
+	pollMemory = 16 << 10
 )
 
 // dialFrom connects to the node from the i-th loopback address.
@@ -140,6 +143,7 @@ func TestManyConnections(t *testing.T) {
 	if each > manyMemory {
 		t.Errorf("%d bytes for each connection, want at most %d", each, manyMemory)
 	}
+	longPolls(t, n, open[:idle])
 	for i, c := range open[:idle:idle] { // all are served still
 		if i%100 == 0 {
 			if err := askOnce(c, ask); err != nil {
@@ -148,6 +152,59 @@ func TestManyConnections(t *testing.T) {
 		}
 	}
 	n.MustRun()
+}
+
+// longPolls has every connection wait for the first record of a topic: a poll that waits takes little memory, others are
+// served meanwhile, and each gets the record.
+func longPolls(t *testing.T, n *Node, open []*net.TCPConn) {
+	t.Helper()
+	createTopic(t, n, pollTopic, 1, nil)
+	fetch := kmsg.NewFetchRequest()
+	fetch.Version, fetch.MaxWaitMillis, fetch.MaxBytes, fetch.MinBytes = 4, 300_000, 1<<20, 1
+	topic, part := kmsg.NewFetchRequestTopic(), kmsg.NewFetchRequestTopicPartition()
+	topic.Topic, part.PartitionMaxBytes = pollTopic, 1<<20
+	topic.Partitions = append(topic.Partitions, part)
+	fetch.Topics = append(fetch.Topics, topic)
+	ask := frame(fetch.Key(), fetch.Version, fetch.AppendTo(nil))
+	before, _, err := rss(n.Pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range open {
+		_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
+		if _, err := c.Write(ask); err != nil {
+			t.Fatalf("poll %d: %v", i, err)
+		}
+	}
+	p50, p99 := probe(t, n)
+	now, _, err := rss(n.Pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	each := (now - before) / int64(len(open))
+	began := time.Now()
+	if _, _, err := (wire{t, n}).produce(pollTopic, encode(t, 0, false, 1, time.Now().UnixMilli(), nil)); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range open {
+		var size [4]byte
+		if _, err := io.ReadFull(c, size[:]); err != nil {
+			t.Fatalf("poll %d: %v", i, err)
+		}
+		resp := kmsg.NewPtrFetchResponse()
+		resp.Version = fetch.Version
+		b := make([]byte, binary.BigEndian.Uint32(size[:]))
+		if _, err := io.ReadFull(c, b); err != nil {
+			t.Fatalf("poll %d: %v", i, err)
+		}
+		if err := resp.ReadFrom(b[4:]); err != nil || len(resp.Topics) != 1 || len(resp.Topics[0].Partitions[0].RecordBatches) == 0 {
+			t.Fatalf("poll %d got %+v, %v", i, resp, err)
+		}
+	}
+	t.Logf("%d long polls: %d bytes each; produce of one record meanwhile: p50 %v, p99 %v; all had the record after %v", len(open), each, p50, p99, time.Since(began).Round(time.Millisecond))
+	if each > pollMemory {
+		t.Errorf("%d bytes for each long poll, want at most %d", each, pollMemory)
+	}
 }
 
 // askOnce sends a request and reads its answer.

@@ -115,7 +115,7 @@ func launch(t testing.TB) *server {
 		t.Fatal(err)
 	}
 	for attempt := range 3 { // the free port may be taken by another meanwhile
-		s := &server{dir: dir, key: "test-" + strings.ToLower(rand.Text()[:16])}
+		s := &server{dir: dir, key: "test" + strings.ToLower(rand.Text()[:16])} // letters and digits: DynamoDB Local takes it too
 		if err = s.run(path); err == nil {
 			return s
 		}

@@ -41,6 +41,9 @@ var (
 	ErrLimit = errors.New("kv: limit exceeded")
 	// ErrLeaseLost: the lease expired or was taken by another owner.
 	ErrLeaseLost = errors.New("kv: lease lost")
+	// ErrLost: what the store had is gone, it was emptied or replaced by another; nothing was done. It comes
+	// with ErrUnavailable.
+	ErrLost = errors.New("kv: the store lost its data")
 	// ErrCompacted: Watch from a revision that is no longer kept; range anew.
 	ErrCompacted = errors.New("kv: revision no longer kept")
 )
@@ -104,6 +107,14 @@ type Leases interface {
 	// with every renewal, so that an observer can tell a live lease from a
 	// dead one without comparing clocks.
 	Holder(ctx context.Context, key string) (owner string, counter uint64, err error)
+}
+
+// Reopener is what a Store may also be: one that answers ErrLost for ever, until it is told to go on with what
+// was put in the place of what it lost.
+type Reopener interface {
+	// Reopen goes on with what is there now, if check finds it to be the right one; it
+	// is given a Store that reads it. It creates nothing. Nothing there, or what was there all the time, is no error.
+	Reopen(ctx context.Context, check func(Store) error) error
 }
 
 // Clock is what a Store may also be: one that tells the time of the machine that keeps it.

@@ -134,7 +134,7 @@ func Inspect(ctx context.Context, cfg Config, log *slog.Logger) (out []Check) {
 	id, err := storage.PeekDisk(vfs.OS(), cfg.DataDir)
 	usable = add("data directory", fmt.Sprintf("%s: not in use, %s", cfg.DataDir, remembered(id)), err) && usable
 	began = time.Now()
-	store, kind, err := openShared(ctx, cfg.Metadata, log)
+	store, kind, err := OpenMetadata(ctx, cfg.Metadata, log)
 	if err == nil {
 		defer func() { _ = store.Close() }()
 		err = kv.Probe(ctx, store)

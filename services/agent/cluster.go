@@ -32,11 +32,11 @@ func (a *Agent) openKV(ctx context.Context) (kv.Store, string, error) {
 		s, err := bolt.Open(filepath.Join(a.cfg.DataDir, "meta.db"), bolt.Options{Logger: log})
 		return s, "bolt", err
 	}
-	return openShared(ctx, a.cfg.Metadata, log)
+	return OpenMetadata(ctx, a.cfg.Metadata, log)
 }
 
-// openShared opens a metadata store that several agents share.
-func openShared(ctx context.Context, raw string, log *slog.Logger) (kv.Store, string, error) {
+// OpenMetadata opens a metadata store that several agents share, and says what kind it is.
+func OpenMetadata(ctx context.Context, raw string, log *slog.Logger) (kv.Store, string, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return nil, "", fmt.Errorf("%w: --metadata is no URL", ErrConfig) // it may hold a password
@@ -54,7 +54,7 @@ func openShared(ctx context.Context, raw string, log *slog.Logger) (kv.Store, st
 
 // remoteStream makes a store write ahead into the bucket.
 func (a *Agent) remoteStream() storage.RemoteOptions {
-	return storage.RemoteOptions{TierMaxDelay: a.cfg.TierMaxDelay, Open: func(c storage.StreamConfig) (contract.Stream, error) {
+	return storage.RemoteOptions{TierMaxDelay: a.cfg.TierMaxDelay, MaxObjects: streamObjects(a.cfg.WALLinger), Open: func(c storage.StreamConfig) (contract.Stream, error) {
 		cluster, err := a.clusterBytes()
 		if err != nil {
 			return nil, err
@@ -73,6 +73,16 @@ func (a *Agent) remoteStream() storage.RemoteOptions {
 			}})
 		return a.stream, err
 	}}
+}
+
+// streamObjects is how many objects the stream should have at most: those of 50 s at the pace of linger, so that
+// what is small has time to become larger before it is carried forward; an heir reads a footer of each.
+func streamObjects(linger time.Duration) int {
+	const least, most, span = 512, 1024, 50 * time.Second
+	if linger <= 0 {
+		linger = wal.DefaultLinger
+	}
+	return int(min(max(span/linger, least), most))
 }
 
 // errStarting: the broker is not there yet.

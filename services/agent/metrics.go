@@ -282,4 +282,12 @@ func (s observedStore) Commit(ctx context.Context, ops []kv.Op, pre []kv.Precond
 	return s.Store.Commit(ctx, ops, pre)
 }
 
+// Reopen implements kv.Reopener, as far as the store does.
+func (s observedStore) Reopen(ctx context.Context, check func(kv.Store) error) error {
+	if r, ok := s.Store.(kv.Reopener); ok {
+		return r.Reopen(ctx, check)
+	}
+	return nil
+}
+
 func (s observedStore) observe(op string, began time.Time) { s.took(s.name, op, time.Since(began)) }

@@ -58,7 +58,7 @@ func (b *Broker) completeAbandoned(ctx context.Context, l lead.Lead, start int64
 // restore indexes segments of the bucket again, as the leader of epoch.
 func (b *Broker) restore(ctx context.Context, found []tiering.Segment, epoch int32) error {
 	for _, s := range found {
-		if err := b.opts.Meta.RestoreSegment(ctx, rowOf(s), epoch); err != nil {
+		if err := b.opts.Meta.RestoreSegment(ctx, RowOf(s), epoch); err != nil {
 			return fmt.Errorf("index %s again: %w", s.Key(), err)
 		}
 		b.opts.Logger.Warn("indexed a segment again, which the metadata store had forgotten", "key", s.Key())

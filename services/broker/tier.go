@@ -37,7 +37,8 @@ func segmentOf(r metadata.SegmentRow) tiering.Segment {
 	}
 }
 
-func rowOf(s tiering.Segment) metadata.SegmentRow {
+// RowOf is the row of the index that a segment has.
+func RowOf(s tiering.Segment) metadata.SegmentRow {
 	return metadata.SegmentRow{TP: s.TP, SegmentID: rowID(s.SegmentKey), Size: s.Size, LogSize: s.LogSize, Records: s.Records,
 		MinTimestamp: s.MinTimestamp, MaxTimestamp: s.MaxTimestamp, LastStable: s.LastStable, Uploaded: s.Uploaded}
 }
@@ -73,7 +74,7 @@ func (x *metaIndex) Replace(ctx context.Context, s tiering.Segment, replaced []t
 }
 
 func (x *metaIndex) replace(ctx context.Context, s tiering.Segment, replaced []tiering.SegmentKey) error {
-	err := x.meta.ReplaceSegments(ctx, rowOf(s), rowIDs(replaced))
+	err := x.meta.ReplaceSegments(ctx, RowOf(s), rowIDs(replaced))
 	if errors.Is(err, metadata.ErrFenced) {
 		return fmt.Errorf("%w: %w", tiering.ErrFenced, err)
 	}

@@ -296,6 +296,24 @@ func readSealed(ctx context.Context, b objstore.Reader, inc ids.Incarnation) (ui
 	return o.Seal, nil
 }
 
+// SealOf returns the number of a sealed stream's seal, which it reads to see that it is one.
+func SealOf(ctx context.Context, b objstore.Reader, cluster [16]byte, inc ids.Incarnation) (uint64, error) {
+	at, err := readSealed(ctx, b, inc)
+	if err != nil {
+		return 0, err
+	}
+	f, err := ReadFooter(ctx, b, inc, at, -1)
+	switch {
+	case err != nil:
+		return 0, err
+	case f.Cluster != cluster:
+		return 0, fmt.Errorf("%w: %s is of another cluster", contract.ErrForeign, Key(inc, at))
+	case f.Seal == nil:
+		return 0, fmt.Errorf("%w: %s is said to be the seal and is none", contract.ErrDamaged, Key(inc, at))
+	}
+	return at, nil
+}
+
 // ReadSealed returns what a sealed stream has, and its seal; nil: the stream is not sealed.
 func ReadSealed(ctx context.Context, b objstore.Bucket, cluster [16]byte, inc ids.Incarnation) (*Sealed, error) {
 	_, err := readSealed(ctx, b, inc)

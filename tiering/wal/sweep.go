@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/cirrolog/cirrolog/storage/ids"
 	contract "github.com/cirrolog/cirrolog/storage/wal"
@@ -54,6 +55,7 @@ type listedStream struct {
 	inc     ids.Incarnation
 	sealed  bool
 	objects []info
+	newest  time.Time // when the last of objects was put
 }
 
 // eachStream lists all streams and calls f with each. One with a key that this program does not know
@@ -86,7 +88,7 @@ func eachStream(ctx context.Context, b objstore.Reader, f func(*listedStream)) e
 			_, seq, err := ParseKey(o.Key)
 			switch {
 			case err == nil:
-				st.objects = append(st.objects, info{seq, o.Size, o.ETag})
+				st.objects, st.newest = append(st.objects, info{seq, o.Size, o.ETag}), o.Modified
 			case rest == "sealed":
 				st.sealed = true
 			case !strings.HasPrefix(rest, claimDir):

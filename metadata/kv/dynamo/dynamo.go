@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -42,6 +43,10 @@ const (
 
 // ErrTable: the table is missing or not one of ours.
 var ErrTable = errors.New("unsuitable DynamoDB table")
+
+// ErrDataLost: the table no longer has what was there when it was opened: it was deleted, and made anew. Nothing is
+// served until the store is opened again. It comes with kv.ErrUnavailable.
+var ErrDataLost = fmt.Errorf("%w: the DynamoDB table was deleted or emptied", kv.ErrLost)
 
 // ErrVersion: the table has a format version that this program does not know.
 var ErrVersion = errors.New("unknown format version of metadata table")
@@ -70,11 +75,17 @@ type Store struct {
 	watch     *poller
 	leases    *sightings
 
+	gen  atomic.Pointer[string] // generation of what the table has
+	lost atomic.Bool            // the table has another one, or none
+
 	mu     sync.RWMutex
 	closed bool
 }
 
-var _ kv.Store = (*Store)(nil)
+var (
+	_ kv.Store    = (*Store)(nil)
+	_ kv.Reopener = (*Store)(nil)
+)
 
 // Open opens the table that url names:
 //
@@ -177,8 +188,11 @@ func (s *Store) usable(ctx context.Context) error {
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.closed {
+	switch {
+	case s.closed:
 		return kv.ErrClosed
+	case s.lost.Load():
+		return fmt.Errorf("%w: table %q: %w", kv.ErrUnavailable, s.lay.table, ErrDataLost)
 	}
 	return nil
 }

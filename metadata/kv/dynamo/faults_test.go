@@ -244,3 +244,46 @@ func TestLostLeaseAnswers(t *testing.T) {
 		}
 	}
 }
+
+// TestReadsAreConsistent: every read asks for what is there now. DynamoDB Local never answers with
+// anything older, so the requests are looked at.
+func TestReadsAreConsistent(t *testing.T) {
+	ctx := testCtx(t)
+	var reads, transactions atomic.Int64
+	s := openAt(t, bodyProxy(t, func(op, body string) fault {
+		switch op {
+		case "GetItem", "BatchGetItem", "Query", "Scan":
+			reads.Add(1)
+			if !strings.Contains(body, `"ConsistentRead":true`) {
+				t.Errorf("%s may be answered with old items: %s", op, body)
+			}
+		case "TransactGetItems": // is always consistent
+			transactions.Add(1)
+		}
+		return pass
+	}), fresh(), testOptions())
+	ch, err := s.Watch(ctx, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCommit(t, s, set("k", "1"), set("l", "1"))
+	<-ch
+	wantValue(t, s, "k", "1")
+	if items, err := s.Range(ctx, "", "", 10, false); err != nil || len(items) != 2 {
+		t.Fatalf("%v, %v", items, err)
+	}
+	for range 2 {
+		if err := s.Acquire(ctx, "lease", "me", time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Acquire(ctx, "lease", "you", time.Minute); !errors.Is(err, kv.ErrLeaseLost) {
+		t.Fatal(err)
+	}
+	if owner, _, err := s.Holder(ctx, "lease"); owner != "me" || err != nil {
+		t.Fatalf("holder %q, %v", owner, err)
+	}
+	if reads.Load() < 4 {
+		t.Errorf("%d reads and %d transactions were seen", reads.Load(), transactions.Load())
+	}
+}

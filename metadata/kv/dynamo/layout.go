@@ -35,6 +35,7 @@ const (
 	attrAnchor  = "a" // of a large commit's entry: revision of its first key before it
 	attrOutcome = "e" // of a large commit's entry: applied or failed; absent: not known
 	attrVersion = "f" // of the format item
+	attrGen     = "g" // of the format item: random, made with it
 
 	// keep is how long tombstones and entries stay at least.
 	keep = time.Hour

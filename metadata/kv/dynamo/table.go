@@ -2,6 +2,7 @@ package dynamo
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,6 +12,8 @@ import (
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/cirrolog/cirrolog/metadata/kv"
 )
 
 const (
@@ -134,11 +137,11 @@ func checkTable(name string, t *types.TableDescription) error {
 	return nil
 }
 
-// ensureFormat writes the format version into a new table or checks that of an
+// ensureFormat writes the format version and a generation into a new table, or reads those of an
 // old one.
 func (s *Store) ensureFormat(ctx context.Context) error {
 	put := s.lay.formatKey()
-	put[attrVersion] = number(FormatVersion)
+	put[attrVersion], put[attrGen] = number(FormatVersion), text(rand.Text())
 	err := s.do(ctx, s.newTries(), func(ctx context.Context) error {
 		_, err := s.api.PutItem(ctx, &dynamodb.PutItemInput{
 			TableName: &s.lay.table, Item: put, ConditionExpression: aws.String("attribute_not_exists(pk)"),
@@ -147,13 +150,65 @@ func (s *Store) ensureFormat(ctx context.Context) error {
 		return err
 	})
 	var exists *types.ConditionalCheckFailedException
-	if err == nil || !errors.As(err, &exists) {
+	if err != nil && !errors.As(err, &exists) {
 		return err
 	}
-	if v, ok := numberOf(exists.Item, attrVersion); !ok || v != FormatVersion {
-		return fmt.Errorf("%w: version %d under prefix %q, this program knows %d: run the program that wrote it, or use another prefix",
-			ErrVersion, v, s.lay.prefix, FormatVersion)
+	if err != nil {
+		if v, ok := numberOf(exists.Item, attrVersion); !ok || v != FormatVersion {
+			return fmt.Errorf("%w: version %d under prefix %q, this program knows %d: run the program that wrote it, or use another prefix",
+				ErrVersion, v, s.lay.prefix, FormatVersion)
+		}
 	}
+	_, gen, err := s.generation(ctx)
+	if err == nil {
+		s.gen.Store(&gen)
+	}
+	return err
+}
+
+// generation reads what the table has; false: nothing. Tables that were made before there were generations have
+// an empty one.
+func (s *Store) generation(ctx context.Context) (ok bool, gen string, err error) {
+	err = s.do(ctx, s.newTries(), func(ctx context.Context) error {
+		out, err := s.api.GetItem(ctx, &dynamodb.GetItemInput{TableName: &s.lay.table, Key: s.lay.formatKey(), ConsistentRead: aws.Bool(true)})
+		if err != nil {
+			return err
+		}
+		s.clock.server(out.ResultMetadata)
+		g, _ := out.Item[attrGen].(*types.AttributeValueMemberS)
+		if ok = out.Item != nil; g != nil {
+			gen = g.Value
+		}
+		return nil
+	})
+	return ok, gen, err
+}
+
+// verify makes sure that the table still has what was there when it was opened.
+func (s *Store) verify(ctx context.Context) error {
+	ok, gen, err := s.generation(ctx)
+	if err == nil && (!ok || gen != *s.gen.Load()) {
+		s.lost.Store(true)
+		err = ErrDataLost
+	}
+	return err
+}
+
+// Reopen implements kv.Reopener.
+func (s *Store) Reopen(ctx context.Context, check func(kv.Store) error) error {
+	ok, gen, err := s.generation(ctx)
+	if err != nil || !ok {
+		return err
+	}
+	if gen != *s.gen.Load() {
+		now := &Store{api: s.api, transport: s.transport, lay: s.lay, opts: s.opts, clock: s.clock, shards: s.shards, watch: s.watch, leases: s.leases}
+		now.gen.Store(&gen)
+		if err := check(now); err != nil {
+			return fmt.Errorf("reopen table %q: %w", s.lay.table, err)
+		}
+		s.gen.Store(&gen)
+	}
+	s.lost.Store(false)
 	return nil
 }
 

@@ -190,6 +190,9 @@ func (p *poller) admit(j *join) error {
 
 // reset begins at the present end of the change log.
 func (p *poller) reset(ctx context.Context) error {
+	if err := p.s.verify(ctx); err != nil {
+		return err
+	}
 	heads, err := p.s.heads(ctx)
 	if err != nil {
 		return err
@@ -263,6 +266,9 @@ func (p *poller) await(e entry) {
 
 // poll takes in new entries of the change log and delivers what they tell.
 func (p *poller) poll(ctx context.Context) error {
+	if err := p.s.verify(ctx); err != nil {
+		return err
+	}
 	heads, err := p.s.heads(ctx)
 	if err != nil {
 		return err

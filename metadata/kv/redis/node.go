@@ -16,7 +16,7 @@ import (
 // ErrDataLost: Redis no longer has the namespace that was opened: it was
 // emptied, or replaced by another. Nothing is served until the store is opened
 // again. It comes with kv.ErrUnavailable.
-var ErrDataLost = errors.New("redis lost its data")
+var ErrDataLost = fmt.Errorf("%w: redis was emptied or replaced", kv.ErrLost)
 
 // maxMoves bounds how often a call follows a hash slot that moves in a cluster.
 const maxMoves = 6

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -52,7 +53,7 @@ type Options struct {
 type Store struct {
 	name    string // HOST:PORT, namespace NAME; for errors
 	keys    keys
-	gen     string // of the namespace
+	gen     atomic.Pointer[string] // of the namespace
 	node    *node
 	changes *changes
 	opts    Options
@@ -63,7 +64,10 @@ type Store struct {
 	calls  sync.WaitGroup // requests under way; Add under mu, while not closed
 }
 
-var _ kv.Store = (*Store)(nil)
+var (
+	_ kv.Store    = (*Store)(nil)
+	_ kv.Reopener = (*Store)(nil)
+)
 
 // silence keeps go-redis from writing lines of its own about errors that it
 // also returns. Its logger is one for the process; no other package uses it.
@@ -128,7 +132,31 @@ func (s *Store) enter(ctx context.Context) error {
 	case a[1] != strconv.Itoa(FormatVersion):
 		return fmt.Errorf("%w: %q, this program knows %d", ErrVersion, a[1], FormatVersion)
 	}
-	s.gen = a[2]
+	s.gen.Store(&a[2])
+	return nil
+}
+
+// Reopen implements kv.Reopener.
+func (s *Store) Reopen(ctx context.Context, check func(kv.Store) error) error {
+	a, err := s.send(ctx, &mark{text: strconv.Itoa(FormatVersion)}, generationScript, []string{s.keys.meta}, nil)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return fault(err, false)
+	case len(a) == 1 && a[0] == "absent", len(a) == 3 && a[2] == *s.gen.Load():
+		return nil
+	case len(a) != 3:
+		return unexpected("reopen", "", a)
+	case a[1] != strconv.Itoa(FormatVersion):
+		return fmt.Errorf("reopen %s: %w: %q, this program knows %d", s.name, ErrVersion, a[1], FormatVersion)
+	}
+	now := &Store{name: s.name, keys: s.keys, node: s.node, changes: s.changes, opts: s.opts, logger: s.logger}
+	now.gen.Store(&a[2])
+	if err := check(now); err != nil {
+		return fmt.Errorf("reopen %s: %w", s.name, err)
+	}
+	s.gen.Store(&a[2])
 	return nil
 }
 
@@ -149,7 +177,7 @@ func (s *Store) begin() error {
 // is kv.ErrUnknown. The arguments must not be changed afterwards, even when ctx
 // ended.
 func (s *Store) run(ctx context.Context, writes bool, sc script, keys []string, argv ...any) (word string, rest []string, err error) {
-	m := &mark{text: s.gen}
+	m := &mark{text: *s.gen.Load()}
 	a, err := s.send(ctx, m, sc, keys, argv)
 	wasSent := m.abandon()
 	switch {

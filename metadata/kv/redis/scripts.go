@@ -48,6 +48,13 @@ redis.call('HSET', KEYS[1], 'version', ARGV[1], 'gen', ARGV[2],
 return {'ok', ARGV[1], ARGV[2]}
 `)
 
+// generation: KEYS meta. Answers ok, version, generation; or absent.
+var generationScript = newScript(`
+local m = redis.call('HMGET', KEYS[1], 'version', 'gen')
+if not m[1] or not m[2] then return {'absent'} end
+return {'ok', m[1], m[2]}
+`)
+
 // get: KEYS meta, rows. ARGV gen, key. Answers ok, row; or absent.
 var getScript = newScript(sameGeneration + `
 local v = redis.call('HGET', KEYS[2], ARGV[2])

@@ -154,6 +154,38 @@ func TestFlushedServer(t *testing.T) {
 	if _, err := s.Get(ctxOf(t), "k"); !errors.Is(err, ErrDataLost) {
 		t.Errorf("get from a namespace that was made anew: %v", err)
 	}
+	no := errors.New("no")
+	if err := s.Reopen(ctxOf(t), func(kv.Store) error { return no }); !errors.Is(err, no) {
+		t.Errorf("reopen that is refused: %v", err)
+	}
+	if _, err := s.Get(ctxOf(t), "k"); !errors.Is(err, ErrDataLost) {
+		t.Errorf("get after that: %v", err)
+	}
+	asked := 0
+	for range 2 { // the second time there is nothing to do
+		if err := s.Reopen(ctxOf(t), func(now kv.Store) error {
+			asked++
+			it, err := now.Get(ctxOf(t), "k")
+			if string(it.Value) != "new" {
+				t.Errorf("the new namespace has %q", it.Value)
+			}
+			return err
+		}); err != nil || asked != 1 {
+			t.Fatalf("reopen: %v, asked %d times", err, asked)
+		}
+	}
+	ch = watchAll(t, s)
+	commit(t, again, set("k", "newer"))
+	if items, ok := next(t, ch); !ok || string(items[0].Value) != "newer" {
+		t.Errorf("the watch got %v, %t", items, ok)
+	}
+	do(t, server, "FLUSHALL")
+	if err := s.Reopen(ctxOf(t), func(kv.Store) error { t.Error("asked about nothing"); return nil }); err != nil {
+		t.Errorf("reopen of nothing: %v", err)
+	}
+	if _, err := s.Get(ctxOf(t), "k"); !errors.Is(err, ErrDataLost) {
+		t.Errorf("get of nothing: %v", err)
+	}
 }
 
 // A server that went back in time (a failover, or a restart from a snapshot) ends

@@ -109,6 +109,9 @@ func (c *client) CompleteUpload(ctx context.Context, u s3core.Upload, parts []s3
 	}
 	in.IfNoneMatch, in.IfMatch = conditions(r)
 	out, err := c.api.CompleteMultipartUpload(ctx, in)
+	if err == nil && aws.ToString(out.ETag) == "" { // the status is sent before the store is done
+		err = errors.New("the answer to the completion of an upload has no etag")
+	}
 	if err != nil {
 		return "", err
 	}

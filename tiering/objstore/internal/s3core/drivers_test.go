@@ -42,6 +42,12 @@ func drivers() map[string]func(s3core.Options) (bucket, error) {
 // number of the request, from 1. requests tells how many there were.
 func each(t *testing.T, h func(w http.ResponseWriter, r *http.Request, n int64), f func(t *testing.T, b bucket, requests *atomic.Int64)) {
 	t.Helper()
+	eachOf(t, s3core.Options{}, h, f)
+}
+
+// eachOf is each with options for the sizes of puts.
+func eachOf(t *testing.T, o s3core.Options, h func(w http.ResponseWriter, r *http.Request, n int64), f func(t *testing.T, b bucket, requests *atomic.Int64)) {
+	t.Helper()
 	for name, open := range drivers() {
 		t.Run(name, func(t *testing.T) {
 			var requests atomic.Int64
@@ -51,6 +57,7 @@ func each(t *testing.T, h func(w http.ResponseWriter, r *http.Request, n int64),
 			t.Cleanup(srv.Close)
 			b, err := open(s3core.Options{
 				Bucket: "bkt", Endpoint: srv.URL, Region: "us-east-1", AccessKey: "key", SecretKey: "secretsecret", Timeout: attempt, KMSKeyID: "my-key",
+				SinglePut: o.SinglePut, PartSize: o.PartSize,
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -132,6 +139,67 @@ func TestPutAnswers(t *testing.T) {
 				}
 				if n := requests.Load(); n != c.requests {
 					t.Fatalf("%d requests, want %d", n, c.requests)
+				}
+			})
+		})
+	}
+}
+
+// A large put is made of parts, and its last request tells what became of it, also by an error in
+// the body of a success. The parts of one that failed are given up.
+func TestLargePutAnswers(t *testing.T) {
+	const started = `<InitiateMultipartUploadResult><Bucket>bkt</Bucket><Key>a/k</Key><UploadId>up</UploadId></InitiateMultipartUploadResult>`
+	const whole = `<CompleteMultipartUploadResult><Bucket>bkt</Bucket><Key>a/k</Key><ETag>"whole"</ETag></CompleteMultipartUploadResult>`
+	for name, c := range map[string]struct {
+		status   int
+		body     string
+		part     int // whose request is refused
+		want     error
+		complete int64 // requests to complete
+	}{
+		"done":                 {200, whole, 0, nil, 1},
+		"error in a success":   {200, `<Error><Code>InternalError</Code><Message>told so</Message></Error>`, 0, objstore.ErrUnknown, 1},
+		"nothing in it":        {200, "", 0, objstore.ErrUnknown, 1},
+		"upload is gone":       {404, `<Error><Code>NoSuchUpload</Code></Error>`, 0, objstore.ErrUnknown, 1},
+		"another one is there": {412, `<Error><Code>PreconditionFailed</Code></Error>`, 0, objstore.ErrPrecondition, 1},
+		"a part is refused":    {200, whole, 2, objstore.ErrDenied, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var parts, completed, aborted atomic.Int64
+			eachOf(t, s3core.Options{SinglePut: 1 << 20, PartSize: s3core.MinPart}, func(w http.ResponseWriter, r *http.Request, _ int64) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				q := r.URL.Query()
+				switch {
+				case r.Method == http.MethodPost && q.Has("uploads"):
+					parts.Store(0)
+					completed.Store(0)
+					aborted.Store(0)
+					fmt.Fprint(w, started)
+				case r.Method == http.MethodPut && q.Get("partNumber") == fmt.Sprint(c.part):
+					answer(w, 403, "AccessDenied")
+				case r.Method == http.MethodPut:
+					parts.Add(1)
+					w.Header().Set("ETag", `"part"`)
+				case r.Method == http.MethodPost:
+					completed.Add(1)
+					w.WriteHeader(c.status)
+					fmt.Fprint(w, c.body)
+				case r.Method == http.MethodDelete && q.Get("uploadId") == "up":
+					aborted.Add(1)
+					w.WriteHeader(http.StatusNoContent)
+				default:
+					t.Errorf("%s %s", r.Method, r.URL)
+				}
+			}, func(t *testing.T, b bucket, _ *atomic.Int64) {
+				info, err := b.Put(context.Background(), "a/k", bytes.NewReader(make([]byte, s3core.MinPart+100)), objstore.PutOptions{IfNoneMatch: true})
+				if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
+					t.Fatalf("got %v, want %v", err, c.want)
+				}
+				if err == nil && (info.ETag != "whole" || parts.Load() != 2) {
+					t.Errorf("%+v of %d parts", info, parts.Load())
+				}
+				if completed.Load() != c.complete || aborted.Load() == 0 {
+					t.Errorf("%d requests to complete, %d to give the parts up", completed.Load(), aborted.Load())
 				}
 			})
 		})
