@@ -14,7 +14,7 @@ output "url" {
   value = local.dynamodb ? join("", [
     "dynamodb://${aws_dynamodb_table.this[0].name}",
     var.prefix == "" ? "" : "/${var.prefix}",
-    "?region=${split(":", aws_dynamodb_table.this[0].arn)[3]}",
+    "?region=${aws_dynamodb_table.this[0].region}",
     var.endpoint == null ? "" : "&endpoint=${var.endpoint}",
     ]) : join("", [
     "rediss://",

@@ -2,7 +2,8 @@
 mock_provider "aws" {
   mock_resource "aws_dynamodb_table" {
     defaults = {
-      arn = "arn:aws:dynamodb:eu-central-1:123456789012:table/a-table"
+      arn    = "arn:aws:dynamodb:eu-central-1:123456789012:table/a-table"
+      region = "eu-central-1"
     }
   }
   mock_resource "aws_elasticache_replication_group" {
