@@ -138,8 +138,8 @@ Bucket   $bucket_url
 Metadata $metadata_url
 
   export CIRROLOG_BROKERS=$brokers CIRROLOG_ADMIN=127.0.0.1:${admin[0]}
-  $c topic create words -p 6
-  seq 1 100000 | $c produce words
+  $c topic create words -p 3 -c segment.bytes=1048576
+  seq 1 1000000 | $c produce words
   $c consume words -o start -e | wc -l
   $c cluster state
   kill -9 \$(cut -d' ' -f1 $run/agent3.pid)        # an agent dies; the others go on with its partitions

@@ -181,6 +181,9 @@ func readTableSettings(ctx context.Context, c *clients, name *string, v object) 
 	}
 	v["point_in_time_recovery"] = []any{object{"enabled": on}}
 	tags, err := c.dynamo.ListTagsOfResource(ctx, &dynamodb.ListTagsOfResourceInput{ResourceArn: aws.String(text(v, "arn"))})
+	if absent(err, "UnknownOperationException") { // DynamoDB Local has no tags
+		return nil
+	}
 	if err != nil {
 		return err
 	}
