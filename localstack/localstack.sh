@@ -125,7 +125,7 @@ start_agents() {
 }
 
 start_agent() { # INDEX
-  launch "agent$(($1 + 1))" "$cirrolog" agent --data-dir "$run/agent$(($1 + 1))" --bucket "$bucket_url" --metadata "$metadata_url" --rack "zone-$(($1 + 1))" \
+  launch "agent$(($1 + 1))" "$cirrolog" agent --node-id "$(($1 + 1))" --data-dir "$run/agent$(($1 + 1))" --bucket "$bucket_url" --metadata "$metadata_url" --rack "zone-$(($1 + 1))" \
     --kafka-addr "127.0.0.1:${kafka[$1]}" --http-addr "127.0.0.1:${http[$1]}" --admin-addr "127.0.0.1:${admin[$1]}" --rpc-addr "127.0.0.1:${rpc[$1]}" \
     --memory-tail 64MiB --cache-size 1GiB
 }
@@ -144,7 +144,7 @@ Metadata $metadata_url
   $c cluster state
   kill -9 \$(cut -d' ' -f1 $run/agent3.pid)        # an agent dies; the others go on with its partitions
   $c consume words -o start -e | wc -l
-  curl -d hello http://127.0.0.1:${http[0]}/api/v1/topics/words/messages
+  curl -s -d hello http://127.0.0.1:${http[0]}/api/v1/topics/words/messages
 
   export AWS_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY
   $c replay words --bucket '$bucket_url' | wc -l    # what is in segments already, read from the bucket alone

@@ -1,5 +1,5 @@
 // Provider is a stand-in for Terraform's AWS provider (hashicorp/aws), for machines that can't have that one: no
-// registry of providers in reach, nor its module. localstack/aws.sh hands it to OpenTofu as a development override, which
+// registry of providers in reach, nor its module. localstack.sh hands it to OpenTofu as a development override, which
 // every run of OpenTofu says.
 //
 // It knows the published schema (schema.json) of the resources that terraform/ uses, so `validate`, `plan` and `test`
