@@ -1,7 +1,7 @@
 // The stand-in for Terraform's AWS provider: see main.go.
 module github.com/cirrolog/cirrolog/localstack/provider
 
-go 1.26.6
+go 1.26.0
 
 require (
 	github.com/aws/aws-sdk-go-v2 v1.47.7
