@@ -8,7 +8,7 @@ GO ?= go
 export GOFLAGS ?= -tags=grpcnotrace
 FUZZTIME ?= 60s
 
-.PHONY: run build test race fuzz crash faults chaos fresh mutants sim bench bench-cold bench-readers bench-object bench-http bench-kafka scale lint deps services-up services-down proto
+.PHONY: run build test race fuzz crash faults chaos fresh mutants sim bench bench-cold bench-readers bench-object bench-http bench-kafka scale lint deps services-up services-down localstack-up localstack-down proto
 
 build:
 	$(GO) build -o bin/cirrolog ./services/cirrolog
@@ -98,6 +98,14 @@ services-up: deps
 
 services-down:
 	@./localstack/services.sh down
+
+# localstack-up starts a cluster of three agents on MinIO, DynamoDB Local, Redis and an AWS emulator, on what terraform/
+# creates there; localstack-down stops it and deletes its data.
+localstack-up:
+	@./localstack/localstack.sh up
+
+localstack-down:
+	@./localstack/localstack.sh down
 
 # scale measures one node with many partitions, and Apache Kafka with 5,000
 # (needs java and mvn), for docs/performance.md. SCALE chooses the columns:

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is missing. Says what it could not install;
 # the tests that need it then skip, or fail with REQUIRE_ALL=1.
+#   deps.sh [localstack]     all, or only what localstack.sh needs
 set -uo pipefail
 cd "$(dirname "$0")/.."
-bin=$PWD/.cache/bin
+bin=${LOCALSTACK_BIN:-$PWD/.cache/bin}
 mkdir -p "$bin"
 
 minio=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
@@ -47,6 +48,16 @@ go_tool() { # go_tool PROGRAM MODULE@VERSION
   if GOBIN=$bin GOFLAGS=-mod=mod go install "$2"; then echo "$2" > "$bin/$1.version"; else echo "deps: could not build $1" >&2; fi
 }
 
+# go_module PROGRAM DIR PACKAGE: builds PACKAGE as the module in DIR pins it, for what `go install` can't build
+go_module() {
+  local what
+  what=$(cd "$2" && cat go.mod go.sum ./*.go ./*.json 2>/dev/null | sha256sum)
+  [ -x "$bin/$1" ] && [ "$(cat "$bin/$1.version" 2>/dev/null)" = "$what" ] && return
+  echo "deps: building $1"
+  mkdir -p "$(dirname "$bin/$1")"
+  if (cd "$2" && ${GO:-go} build -trimpath -ldflags '-s -w' -o "$bin/$1.$$" "$3") && mv "$bin/$1.$$" "$bin/$1"; then echo "$what" > "$bin/$1.version"; else echo "deps: could not build $1" >&2; fi
+}
+
 # stamped DIR WHAT COMMAND…: runs COMMAND when DIR was not made for WHAT yet.
 stamped() {
   local dir=$1 what=$2; shift 2
@@ -56,26 +67,41 @@ stamped() {
   if "$@"; then echo "$what" > "$dir/stamp"; else echo "deps: could not install $dir" >&2; fi
 }
 
+python_moto() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r localstack/moto/requirements.txt; }
+
+# What localstack.sh runs.
+localstack_deps() {
+  apt_get java default-jre-headless
+  [ -d "${DYNAMODB_LIB:-$HOME/.cache/dynamodb-jars}" ] || apt_get mvn maven
+  apt_get curl curl
+  redis_server
+  python3 -c 'import ensurepip, venv' 2>/dev/null || apt_get "python3 with venv" python3-venv
+  stamped .cache/clients/moto "$(python3 --version 2>&1; cat localstack/moto/requirements.txt)" python_moto .cache/clients/moto
+  ! command -v mvn >/dev/null 2>&1 || ./localstack/dynamodb/dynamodb.sh jars || echo "deps: could not download DynamoDB Local" >&2
+  go_tool minio "$minio"
+  go_module tofu localstack/tofu github.com/opentofu/opentofu/cmd/tofu
+  go_module provider/terraform-provider-aws localstack/provider .
+}
+
 python_clients() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --disable-pip-version-check -r "$matrix/python/requirements.txt"; }
 
 node_clients() { cp "$matrix/node/package.json" "$matrix/node/package-lock.json" "$1" && (cd "$1" && npm ci --silent --no-audit --no-fund >&2); }
 
+case ${1:-} in
+localstack) localstack_deps; exit 0;;
+?*) sed -n 2,4p "$0"; exit 2;;
+esac
 apt_get kcat kcat
-apt_get java default-jre-headless
 apt_get mvn maven
-apt_get curl curl
 deb_file promtool prometheus
-redis_server
 apt_get node nodejs
 apt_get npm npm
-python3 -c 'import ensurepip, venv' 2>/dev/null || apt_get "python3 with venv" python3-venv
+localstack_deps
 # The client libraries that the matrix runs, at pinned versions.
 matrix=localstack/e2e/clients
 stamped .cache/clients/python "$(python3 --version 2>&1; cat $matrix/python/requirements.txt)" python_clients .cache/clients/python
 stamped .cache/clients/node "$(node --version 2>&1; cat $matrix/node/package-lock.json)" node_clients .cache/clients/node
 (cd $matrix/go && ${GO:-go} mod download) || echo "deps: could not download the Go clients" >&2
 ! command -v mvn >/dev/null 2>&1 || ./localstack/bench/kafka/kafka.sh jars || echo "deps: could not download Kafka" >&2
-! command -v mvn >/dev/null 2>&1 || ./localstack/dynamodb/dynamodb.sh jars || echo "deps: could not download DynamoDB Local" >&2
-go_tool minio "$minio"
 go_tool staticcheck "$staticcheck"
 exit 0

@@ -199,7 +199,7 @@ func (a *app) lags(ctx context.Context, adm *kadm.Client, topics []string, rows 
 	var listed [3]kadm.ListedOffsets
 	for i, list := range []func(context.Context, ...string) (kadm.ListedOffsets, error){adm.ListStartOffsets, adm.ListEndOffsets, adm.ListLocalLogStartOffsets} {
 		var err error
-		if listed[i], err = list(ctx, topics...); err != nil {
+		if listed[i], err = withLeaders(ctx, func() (kadm.ListedOffsets, error) { return list(ctx, topics...) }); err != nil {
 			return fmt.Errorf("list offsets of %s: %w", strings.Join(topics, ", "), err)
 		}
 	}

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -140,20 +142,41 @@ func listedAt(l kadm.ListedOffsets, topic string, p int32) (int64, error) {
 	return o.Offset, nil
 }
 
+const (
+	leaderWait  = 20 * time.Second // for another agent to lead what a dead one led: some leases
+	leaderPause = 300 * time.Millisecond
+)
+
+// withLeaders lists offsets. They come from the leaders; while one can't be reached it asks again, as clients that
+// produce and fetch do.
+func withLeaders(ctx context.Context, list func() (kadm.ListedOffsets, error)) (kadm.ListedOffsets, error) {
+	for end := time.Now().Add(leaderWait); ; {
+		l, err := list()
+		if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "dial" || time.Now().After(end) {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(leaderPause):
+		}
+	}
+}
+
 // bounds are the offsets a topic has now.
 type bounds struct{ starts, ends kadm.ListedOffsets }
 
 // topicBounds lists first and end offsets; committed: the end is the last stable
 // offset.
 func topicBounds(ctx context.Context, adm *kadm.Client, topic string, committed bool) (b bounds, err error) {
-	if b.starts, err = adm.ListStartOffsets(ctx, topic); err != nil {
+	if b.starts, err = withLeaders(ctx, func() (kadm.ListedOffsets, error) { return adm.ListStartOffsets(ctx, topic) }); err != nil {
 		return b, fmt.Errorf("list offsets of %s: %w", topic, err)
 	}
 	list := adm.ListEndOffsets
 	if committed {
 		list = adm.ListCommittedOffsets
 	}
-	if b.ends, err = list(ctx, topic); err != nil {
+	if b.ends, err = withLeaders(ctx, func() (kadm.ListedOffsets, error) { return list(ctx, topic) }); err != nil {
 		return b, fmt.Errorf("list offsets of %s: %w", topic, err)
 	}
 	return b, nil
@@ -174,7 +197,7 @@ func timeOffsets(ctx context.Context, adm *kadm.Client, topic string, ms int64) 
 	if ms == noEnd || ms == endOfTime {
 		return nil, nil
 	}
-	l, err := adm.ListOffsetsAfterMilli(ctx, ms, topic)
+	l, err := withLeaders(ctx, func() (kadm.ListedOffsets, error) { return adm.ListOffsetsAfterMilli(ctx, ms, topic) })
 	if err != nil {
 		return nil, fmt.Errorf("list offsets of %s at %d: %w", topic, ms, err)
 	}

@@ -1,0 +1,215 @@
+#!/usr/bin/env bash
+# A cluster on this machine, without containers: MinIO, Redis, DynamoDB Local and an AWS emulator (moto); what
+# terraform/ creates on them; and three agents on that. docs/localstack.md tells more.
+#   localstack.sh up              start it, or say that it runs
+#   localstack.sh down            stop it and delete its data
+#   localstack.sh tofu ARGS…      OpenTofu on what was created, as `localstack.sh tofu plan`
+# Ports, each to be changed by its variable:
+#   MINIO_PORT 9000  REDIS_PORT 6379  DYNAMODB_PORT 8000  AWS_PORT 4566
+#   KAFKA_PORTS "9092 9093 9094"  HTTP_PORTS "8082 8083 8084"  ADMIN_PORTS "9644 9654 9664"  RPC_PORTS "9645 9655 9665"
+# METADATA=redis puts the cluster's metadata into Redis instead of the table. LOCALSTACK_DIR (.cache/localstack) is where all of
+# it lies. LOCALSTACK_TF_CONFIG names a CLI configuration of Terraform by which the real AWS provider is found.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+me=localstack
+run=${LOCALSTACK_DIR:-$PWD/.cache/localstack} bin=${LOCALSTACK_BIN:-$PWD/.cache/bin}
+cirrolog=${CIRROLOG:-$PWD/bin/cirrolog} # given, it is not built
+moto=$PWD/.cache/clients/moto/bin/python
+minio_port=${MINIO_PORT:-9000} redis_port=${REDIS_PORT:-6379} dynamodb_port=${DYNAMODB_PORT:-8000} aws_port=${AWS_PORT:-4566}
+read -ra kafka <<< "${KAFKA_PORTS:-9092 9093 9094}"
+read -ra http <<< "${HTTP_PORTS:-8082 8083 8084}"
+read -ra admin <<< "${ADMIN_PORTS:-9644 9654 9664}"
+read -ra rpc <<< "${RPC_PORTS:-9645 9655 9665}"
+metadata=${METADATA:-dynamodb}
+services=(minio redis dynamodb aws) agents=(agent1 agent2 agent3)
+. localstack/lib.sh
+
+export AWS_ACCESS_KEY_ID=cirrolog AWS_SECRET_ACCESS_KEY=cirrolog-secret
+
+lock() { # one up or down at a time, on a directory of ours
+  [ ! -e "$run" ] || [ -e "$run/.localstack" ] || fail "$run is there and is not of localstack.sh: remove it, or set LOCALSTACK_DIR"
+  mkdir -p "$(dirname "$run")"
+  exec 9> "$run.lock"
+  flock -w 1 9 || fail "another localstack.sh is at work on $run"
+}
+
+stop_all() { halt 40 "${agents[@]}"; halt 15 "${services[@]}"; }
+
+check_arguments() {
+  case $metadata in dynamodb | redis) ;; *) fail "METADATA=$metadata is neither dynamodb nor redis" ;; esac
+  local name
+  for name in KAFKA_PORTS:${#kafka[@]} HTTP_PORTS:${#http[@]} ADMIN_PORTS:${#admin[@]} RPC_PORTS:${#rpc[@]}; do
+    [ "${name#*:}" = 3 ] || fail "${name%:*} must be three ports"
+  done
+}
+
+# install brings what runs below. What it can't bring is missed by check_tools, unless an older one is there.
+install() {
+  ./localstack/deps.sh localstack 2>&1 9>&- | tee "$run/deps.log" | grep --line-buffered '^deps: \(building\|installing\)' || true
+  [ -n "${CIRROLOG:-}" ] || "${GO:-go}" build -o "$cirrolog" ./services/cirrolog > "$run/build.log" 2>&1 9>&- ||
+    fail "cirrolog can't be built: $(tail -n 1 "$run/build.log") ($run/build.log)"
+}
+
+check_tools() {
+  local missing=()
+  PATH=$bin:$PATH command -v redis-server > /dev/null || missing+=(redis-server)
+  [ -x "$bin/minio" ] || missing+=(minio)
+  [ -x "$bin/tofu" ] || missing+=(OpenTofu)
+  [ -x "$bin/provider/terraform-provider-aws" ] || missing+=("the Terraform provider")
+  [ -x "$moto" ] || missing+=(moto)
+  command -v java > /dev/null || missing+=(java)
+  [ -d "${DYNAMODB_LIB:-$HOME/.cache/dynamodb-jars}" ] || missing+=("DynamoDB Local")
+  command -v curl > /dev/null || missing+=(curl)
+  [ -x "$cirrolog" ] || missing+=("$cirrolog")
+  [ ${#missing[@]} = 0 ] || fail "missing, and could not be installed (is there a network?): $(printf '%s, ' "${missing[@]}" | sed 's/, $//') ($run/deps.log)"
+}
+
+check_ports() {
+  vacant "$minio_port" MinIO MINIO_PORT
+  vacant "$redis_port" Redis REDIS_PORT
+  vacant "$dynamodb_port" "DynamoDB Local" DYNAMODB_PORT
+  vacant "$aws_port" "the AWS emulator" AWS_PORT
+  local i
+  for i in 0 1 2; do
+    vacant "${kafka[$i]}" "Kafka of agent $((i + 1))" KAFKA_PORTS
+    vacant "${http[$i]}" "HTTP of agent $((i + 1))" HTTP_PORTS
+    vacant "${admin[$i]}" "admin of agent $((i + 1))" ADMIN_PORTS
+    vacant "${rpc[$i]}" "RPC of agent $((i + 1))" RPC_PORTS
+  done
+}
+
+start_services() {
+  echo "localstack: starting MinIO, Redis, DynamoDB Local and the AWS emulator"
+  minio_launch "$minio_port"
+  redis_launch "$redis_port"
+  launch dynamodb ./localstack/dynamodb/dynamodb.sh run "$dynamodb_port"
+  launch aws "$moto" -m moto.server -H 127.0.0.1 -p "$aws_port"
+  await minio 30 answers "http://127.0.0.1:$minio_port/minio/health/ready"
+  await redis 30 listens "$redis_port"
+  await dynamodb 60 listens "$dynamodb_port"
+  await aws 60 answers "http://127.0.0.1:$aws_port/moto-api/"
+}
+
+# tofu ARGS…: OpenTofu in a copy of terraform/ under $run, which keeps state and modules out of the sources.
+tofu() {
+  export TF_VAR_dynamodb_url=http://127.0.0.1:$dynamodb_port TF_VAR_emulator_url=http://127.0.0.1:$aws_port
+  export TF_VAR_minio="{url=\"http://127.0.0.1:$minio_port\",access_key=\"$AWS_ACCESS_KEY_ID\",secret_key=\"$AWS_SECRET_ACCESS_KEY\"}"
+  export TF_CLI_CONFIG_FILE=${LOCALSTACK_TF_CONFIG:-$run/tofu.rc} CHECKPOINT_DISABLE=1 TF_IN_AUTOMATION=1
+  "$bin/tofu" -chdir="$run/terraform/examples/local-emulator" "$@"
+}
+
+apply() {
+  echo "localstack: applying terraform/examples/local-emulator"
+  rm -rf "$run/terraform"
+  cp -r terraform "$run/terraform"
+  # A development override needs no registry, no lock file and no init; only the modules are to be found.
+  printf 'provider_installation {\n  dev_overrides {\n    "hashicorp/aws" = "%s"\n  }\n  direct {}\n}\n' "$bin/provider" > "$run/tofu.rc"
+  local first=get
+  [ -z "${LOCALSTACK_TF_CONFIG:-}" ] || first=init
+  { tofu $first -no-color && tofu apply -no-color -auto-approve -input=false; } > "$run/tofu.log" 2>&1 9>&- ||
+    fail "terraform: $(grep -m 1 -o 'Error: .*' "$run/tofu.log" || tail -n 1 "$run/tofu.log") ($run/tofu.log)"
+  bucket_url=$(tofu output -no-color -raw bucket_url 2> /dev/null)
+  metadata_url=$(tofu output -no-color -raw metadata_url 2> /dev/null)
+  [ "$metadata" = dynamodb ] || metadata_url=redis://127.0.0.1:$redis_port
+}
+
+start_agents() {
+  echo "localstack: starting three agents"
+  local i
+  for i in 0 1 2; do
+    start_agent "$i"
+  done
+  for i in 0 1 2; do
+    await "agent$((i + 1))" 60 answers "http://127.0.0.1:${admin[$i]}/readyz"
+  done
+}
+
+start_agent() { # INDEX
+  launch "agent$(($1 + 1))" "$cirrolog" agent --node-id "$(($1 + 1))" --data-dir "$run/agent$(($1 + 1))" --bucket "$bucket_url" --metadata "$metadata_url" --rack "zone-$(($1 + 1))" \
+    --kafka-addr "127.0.0.1:${kafka[$1]}" --http-addr "127.0.0.1:${http[$1]}" --admin-addr "127.0.0.1:${admin[$1]}" --rpc-addr "127.0.0.1:${rpc[$1]}" \
+    --memory-tail 64MiB --cache-size 1GiB
+}
+
+help_text() {
+  local brokers=127.0.0.1:${kafka[0]},127.0.0.1:${kafka[1]},127.0.0.1:${kafka[2]} c=${cirrolog#"$PWD/"}
+  cat << END
+Three agents: Kafka on $brokers
+Bucket   $bucket_url
+Metadata $metadata_url
+
+  export CIRROLOG_BROKERS=$brokers CIRROLOG_ADMIN=127.0.0.1:${admin[0]}
+  $c topic create words -p 3 -c segment.bytes=1048576
+  seq 1 1000000 | $c produce words
+  $c consume words -o start -e | wc -l
+  $c cluster state
+  kill -9 \$(cut -d' ' -f1 $run/agent3.pid)        # an agent dies; the others go on with its partitions
+  $c consume words -o start -e | wc -l
+  curl -s -d hello http://127.0.0.1:${http[0]}/api/v1/topics/words/messages
+
+  export AWS_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY
+  $c replay words --bucket '$bucket_url' | wc -l    # what is in segments already, read from the bucket alone
+  localstack/localstack.sh tofu plan                   # what Terraform created, in MinIO, DynamoDB Local and the AWS emulator
+
+\`make localstack-up\` starts an agent again that died; \`make localstack-down\` stops all and deletes its data. Logs: $run/*.log
+END
+}
+
+up() {
+  check_arguments
+  lock
+  local name dead=()
+  for name in "${services[@]}" "${agents[@]}"; do running "$name" || dead+=("$name"); done
+  if [ -f "$run/help" ] && [ ${#dead[@]} -lt 7 ]; then resume "${dead[@]}"; return; fi
+  stop_all # of a start that was killed
+  check_ports
+  trap 'code=$?; trap - EXIT; stop_all; exit $code' EXIT
+  trap 'fail "interrupted"' INT TERM HUP
+  rm -rf "$run"
+  mkdir -p "$run"
+  touch "$run/.localstack"
+  install
+  check_tools
+  start_services
+  apply
+  start_agents
+  printf 'bucket_url=%q\nmetadata_url=%q\n' "$bucket_url" "$metadata_url" > "$run/urls"
+  help_text > "$run/help"
+  trap - EXIT
+  cat "$run/help"
+}
+
+# resume DEAD…: of a cluster that was up, starts agents again. The services keep nothing over their end.
+resume() {
+  local name i
+  for name in "$@"; do
+    case $name in
+    agent*) ;;
+    *) fail "$name has died: run \`make localstack-down\`, then up again ($run/$name.log)" ;;
+    esac
+  done
+  . "$run/urls"
+  for name in "$@"; do
+    i=$((${name#agent} - 1))
+    echo "localstack: $name has died, starting it again"
+    start_agent $i
+    await "$name" 60 answers "http://127.0.0.1:${admin[$i]}/readyz"
+  done
+  [ $# -gt 0 ] || echo "localstack: runs already"
+  cat "$run/help"
+}
+
+down() {
+  lock
+  local name alive=0
+  for name in "${services[@]}" "${agents[@]}"; do ! running "$name" || alive=$((alive + 1)); done
+  stop_all
+  rm -rf "$run" "$run.lock"
+  if [ $alive = 0 ]; then echo "localstack: nothing runs"; else echo "localstack: stopped $alive processes"; fi
+}
+
+case ${1:-} in
+up) up ;;
+down) down ;;
+tofu) [ -d "$run/terraform" ] || fail "nothing was created: run \`make localstack-up\`"; shift; tofu "$@" ;;
+*) sed -n 2,13p "$0"; exit 2 ;;
+esac
