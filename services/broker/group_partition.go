@@ -32,6 +32,7 @@ type groupPartition struct {
 	armed   time.Time     // when the goroutine wakes by itself
 
 	wake chan struct{} // one value when there is something to do
+	turn chan struct{} // held by the request that comes next; those that wait for it have it in their order
 
 	// flying is how many batches are being written; the goroutine's.
 	flying int
@@ -76,7 +77,7 @@ const (
 
 func newGroupPartition(ctx context.Context, o *GroupOptions, log groupLog, logger *slog.Logger, exists func(topic string) bool) *groupPartition {
 	return &groupPartition{o: o, ctx: ctx, log: log, logger: logger, exists: exists, loaded: make(chan struct{}),
-		waiting: map[group.Ticket]chan group.Response{}, wake: make(chan struct{}, 1)}
+		waiting: map[group.Ticket]chan group.Response{}, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 }
 
 func (p *groupPartition) kick() {
@@ -88,6 +89,13 @@ func (p *groupPartition) kick() {
 
 // ready waits a while for the partition to be loaded.
 func (p *groupPartition) ready(ctx context.Context) error {
+	t := time.NewTimer(loadWait)
+	defer t.Stop()
+	return p.await(ctx, t.C)
+}
+
+// await waits for the load, at most until late.
+func (p *groupPartition) await(ctx context.Context, late <-chan time.Time) error {
 	p.mu.Lock()
 	loaded := p.loaded
 	p.mu.Unlock()
@@ -96,17 +104,37 @@ func (p *groupPartition) ready(ctx context.Context) error {
 		return nil
 	default:
 	}
-	t := time.NewTimer(loadWait)
-	defer t.Stop()
 	select {
 	case <-loaded:
 		return nil
-	case <-t.C:
+	case <-late:
 	case <-ctx.Done():
 	case <-p.ctx.Done():
 		return group.ErrNotCoordinator
 	}
 	return ErrGroupsLoading
+}
+
+// enter is ready for one request after the other, in the order in which they came; who has
+// taken the turn gives it back. A commit whose client waits no longer would otherwise be carried out after the
+// next one, which was acknowledged.
+func (p *groupPartition) enter(ctx context.Context) error {
+	t := time.NewTimer(loadWait)
+	defer t.Stop()
+	select {
+	case p.turn <- struct{}{}:
+	case <-t.C:
+		return ErrGroupsLoading
+	case <-ctx.Done():
+		return ErrGroupsLoading
+	case <-p.ctx.Done():
+		return group.ErrNotCoordinator
+	}
+	err := p.await(ctx, t.C)
+	if err != nil {
+		<-p.turn
+	}
+	return err
 }
 
 // with calls the coordinator and does what follows from it.
@@ -120,9 +148,12 @@ func (p *groupPartition) with(call func(c *group.Coordinator, now time.Time) gro
 	return nil
 }
 
-// ask calls the coordinator with a ticket and waits for the answer, or until
-// ctx ends.
-func (p *groupPartition) ask(ctx context.Context, call request) (group.Response, error) {
+// ask calls the coordinator with a ticket, in the request's turn, and waits for the answer, or until
+// wait ends. ctx bounds what comes before.
+func (p *groupPartition) ask(ctx, wait context.Context, call request) (group.Response, error) {
+	if err := p.enter(ctx); err != nil {
+		return nil, err
+	}
 	answer := make(chan group.Response, 1)
 	var ticket group.Ticket
 	err := p.with(func(c *group.Coordinator, now time.Time) group.Effects {
@@ -131,18 +162,19 @@ func (p *groupPartition) ask(ctx context.Context, call request) (group.Response,
 		p.waiting[ticket] = answer
 		return call(c, ticket, now)
 	})
+	<-p.turn
 	if err != nil {
 		return nil, err
 	}
 	select {
 	case r := <-answer:
 		return r, nil
-	case <-ctx.Done():
+	case <-wait.Done():
 	}
 	p.mu.Lock()
 	delete(p.waiting, ticket)
 	p.mu.Unlock()
-	return nil, context.Cause(ctx)
+	return nil, context.Cause(wait)
 }
 
 // effects queues writes, sends answers and sees to the next deadline. p.mu is

@@ -218,13 +218,10 @@ type request = func(c *group.Coordinator, t group.Ticket, now time.Time) group.E
 // or until wait ends. ctx bounds what comes before.
 func ask[R group.Response](ctx, wait context.Context, g *Groups, groupID string, call request) (none R, err error) {
 	p, err := g.of(ctx, groupID)
-	if err == nil {
-		err = p.ready(ctx)
-	}
 	if err != nil {
 		return none, err
 	}
-	r, err := p.ask(wait, call)
+	r, err := p.ask(ctx, wait, call)
 	if err != nil {
 		return none, err
 	}
