@@ -95,7 +95,17 @@ func (l *ledger) acked() []int {
 	return out
 }
 
-// load waits until every partition has more records acknowledged.
+// atWork tells whether every producer has had a record acknowledged. Before, a client whose first request on a connection is
+// cut takes that for wrong TLS or SASL, and gives up.
+func (l *ledger) atWork() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !slices.ContainsFunc(l.lanes, func(of []lane) bool {
+		return !slices.ContainsFunc(of, func(one lane) bool { return len(one.acked) > 0 })
+	})
+}
+
+// load waits until every partition has more records acknowledged, and every producer has some.
 func (c *cluster) load(more int) time.Duration {
 	c.t.Helper()
 	before, began := c.l.acked(), time.Now()
@@ -105,7 +115,7 @@ func (c *cluster) load(more int) time.Duration {
 		for p, n := range c.l.acked() {
 			least = min(least, n-before[p])
 		}
-		if least >= more {
+		if least >= more && c.l.atWork() {
 			return time.Since(began)
 		}
 		if time.Since(began) > loadLimit {
