@@ -22,9 +22,17 @@ vacant() { ! listens "$1" || fail "port $1 for $2 is taken: stop what listens th
 # launch NAME COMMAND…: starts it in a session of its own, so that Ctrl-C at the script does not reach it.
 launch() {
   local name=$1 pid; shift
+  launching=1
   setsid "$@" > "$run/$name.log" 2>&1 < /dev/null 9>&- &
   pid=$!
   echo "$pid $(born "$pid")" > "$run/$name.pid"
+  launching=
+  [ -z "${pending:-}" ] || interrupted
+}
+
+# interrupted is for traps. What is being launched is noted first, so that it is stopped too.
+interrupted() {
+  if [ -n "${launching:-}" ]; then pending=1; else fail "interrupted"; fi
 }
 
 # await NAME SECONDS CHECK…: until CHECK succeeds. Fails when the service ends before, or the time is over.

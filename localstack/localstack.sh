@@ -163,7 +163,7 @@ up() {
   stop_all # of a start that was killed
   check_ports
   trap 'code=$?; trap - EXIT; stop_all; exit $code' EXIT
-  trap 'fail "interrupted"' INT TERM HUP
+  trap interrupted INT TERM HUP
   rm -rf "$run"
   mkdir -p "$run"
   touch "$run/.localstack"
