@@ -18,6 +18,7 @@ func TestPoolSetLimit(t *testing.T) {
 		c.Release()
 	}
 	p.SetLimit(6 * ChunkSize)
+	p.wg.Wait() // a chunk that was being made ready ahead
 	if inUse, mapped, limit := p.Usage(); inUse != 8*ChunkSize || mapped != 8*ChunkSize || limit != 6*ChunkSize {
 		t.Errorf("%d in use, %d mapped of %d", inUse, mapped, limit)
 	}

@@ -183,7 +183,7 @@ func (p *Pool) aheadLocked() {
 		p.ahead = false
 		switch {
 		case err != nil: // whoever needs one will be told
-		case p.closed:
+		case p.closed, p.mapped > p.limit: // the bound may be a lower one by now
 			p.unmapLocked(c)
 		default:
 			p.freeLocked(c)
