@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"runtime"
@@ -89,6 +90,37 @@ func (p *Process) Await(limit, pause time.Duration, ok func(context.Context) err
 		case <-time.After(pause):
 		}
 	}
+}
+
+// Running tells whether the process runs; a nil one does not.
+func (p *Process) Running() bool {
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// AnswersOK asks an HTTP server, over a connection of its own, and returns nil when it answers 200.
+func AnswersOK(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
 }
 
 // Output keeps the last of what a process writes, up to 1 MiB. It is safe for concurrent use.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,23 +73,11 @@ func (m *member) launchLocked() error {
 	return err
 }
 
-func (m *member) runningLocked() bool {
-	if m.proc == nil {
-		return false
-	}
-	select {
-	case <-m.proc.Done():
-		return false
-	default:
-		return true
-	}
-}
-
 // supervise keeps the process running while it is wanted.
 func (m *member) supervise(ctx context.Context) {
 	for ctx.Err() == nil {
 		m.mu.Lock()
-		if m.wanted && !m.runningLocked() {
+		if m.wanted && !m.proc.Running() {
 			if m.proc != nil {
 				m.ended++
 				m.rec.say("%s ended by itself (%v): %s", m.name, m.proc.Err(), lastLine(m.logPath()))
@@ -112,7 +99,7 @@ func (m *member) start() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.wanted = true
-	if m.runningLocked() {
+	if m.proc.Running() {
 		return nil
 	}
 	return m.launchLocked()
@@ -133,7 +120,7 @@ func (m *member) kill() error {
 func (m *member) stop() error {
 	m.mu.Lock()
 	m.wanted = false
-	p, running := m.proc, m.runningLocked()
+	p, running := m.proc, m.proc.Running()
 	m.mu.Unlock()
 	if !running {
 		return nil
@@ -161,7 +148,7 @@ func (m *member) stop() error {
 func (m *member) signal(s syscall.Signal) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.runningLocked() {
+	if !m.proc.Running() {
 		return fmt.Errorf("%s does not run", m.name)
 	}
 	return m.proc.Signal(s)
@@ -171,18 +158,8 @@ func (m *member) signal(s syscall.Signal) error {
 func (m *member) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.admin+"/readyz", nil)
-	if err != nil {
-		return err
-	}
-	req.Close = true
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", m.name, resp.Status)
+	if err := testenv.AnswersOK(ctx, "http://"+m.admin+"/readyz"); err != nil {
+		return fmt.Errorf("%s: %w", m.name, err)
 	}
 	return nil
 }

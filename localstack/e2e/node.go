@@ -208,17 +208,7 @@ func (n *Node) Segments(topic string) []broker.SegmentInfo {
 }
 
 // Running tells whether the process runs.
-func (n *Node) Running() bool {
-	if n.proc == nil {
-		return false
-	}
-	select {
-	case <-n.proc.Done():
-		return false
-	default:
-		return true
-	}
-}
+func (n *Node) Running() bool { return n.proc.Running() }
 
 // Pid is the process id of the running node.
 func (n *Node) Pid() int { return n.proc.Pid() }

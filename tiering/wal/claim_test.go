@@ -75,7 +75,7 @@ func TestSealedStreamWithClaims(t *testing.T) {
 	if s, err := ReadSealed(ctx, b, [16]byte{}, w.inc); err != nil || s == nil || len(s.Seal.Heirs) != 1 {
 		t.Errorf("read %+v, %v", s, err)
 	}
-	if all, err := Streams(ctx, b); err != nil || len(all) != 1 || all[0] != w.inc {
+	if all, err := ListStreams(ctx, b); err != nil || len(all) != 1 || all[0].Incarnation != w.inc {
 		t.Errorf("streams %v, %v", all, err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/cirrolog/cirrolog/storage/ids"
@@ -111,11 +110,11 @@ func (s *sealer) try(ctx context.Context) (*Sealed, error) {
 
 // read reads a stream that is marked as sealed.
 func (s *sealer) read(ctx context.Context, objects []info) (*Sealed, error) {
-	at, err := readSealed(ctx, s.b, s.dead)
+	f, err := readSeal(ctx, s.b, s.dead)
 	if err != nil {
 		return nil, err
 	}
-	fs, _, err := s.walk(ctx, objects, at, true)
+	fs, _, err := s.walk(ctx, objects, f.Seq, true)
 	if err != nil {
 		return nil, err
 	}
@@ -127,14 +126,7 @@ func (s *sealer) read(ctx context.Context, objects []info) (*Sealed, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := ReadFooter(ctx, s.b, s.dead, at, -1)
-	if err != nil {
-		return nil, err
-	}
-	if f.Seal == nil {
-		return nil, fmt.Errorf("%w: %s is said to be the seal and is none", contract.ErrDamaged, Key(s.dead, at))
-	}
-	return &Sealed{State: st, Seal: f.Seal, At: at, Swept: swept}, nil
+	return &Sealed{State: st, Seal: f.Seal, At: f.Seq, Swept: swept}, nil
 }
 
 // walk reads the footers of the prefix: from the lowest data object to the first
@@ -296,22 +288,29 @@ func readSealed(ctx context.Context, b objstore.Reader, inc ids.Incarnation) (ui
 	return o.Seal, nil
 }
 
+// readSeal reads the seal that counts of a stream that is marked as sealed.
+func readSeal(ctx context.Context, b objstore.Reader, inc ids.Incarnation) (*Footer, error) {
+	at, err := readSealed(ctx, b, inc)
+	if err != nil {
+		return nil, err
+	}
+	f, err := ReadFooter(ctx, b, inc, at, -1)
+	if err == nil && f.Seal == nil {
+		err = fmt.Errorf("%w: %s is said to be the seal and is none", contract.ErrDamaged, Key(inc, at))
+	}
+	return f, err
+}
+
 // SealOf returns the number of a sealed stream's seal, which it reads to see that it is one.
 func SealOf(ctx context.Context, b objstore.Reader, cluster [16]byte, inc ids.Incarnation) (uint64, error) {
-	at, err := readSealed(ctx, b, inc)
+	f, err := readSeal(ctx, b, inc)
 	if err != nil {
 		return 0, err
 	}
-	f, err := ReadFooter(ctx, b, inc, at, -1)
-	switch {
-	case err != nil:
-		return 0, err
-	case f.Cluster != cluster:
-		return 0, fmt.Errorf("%w: %s is of another cluster", contract.ErrForeign, Key(inc, at))
-	case f.Seal == nil:
-		return 0, fmt.Errorf("%w: %s is said to be the seal and is none", contract.ErrDamaged, Key(inc, at))
+	if f.Cluster != cluster {
+		return 0, fmt.Errorf("%w: %s is of another cluster", contract.ErrForeign, Key(inc, f.Seq))
 	}
-	return at, nil
+	return f.Seq, nil
 }
 
 // ReadSealed returns what a sealed stream has, and its seal; nil: the stream is not sealed.
@@ -324,32 +323,4 @@ func ReadSealed(ctx context.Context, b objstore.Bucket, cluster [16]byte, inc id
 		return nil, err
 	}
 	return SealStream(ctx, b, cluster, inc, "", nil) // it is sealed: nothing is made
-}
-
-// Streams lists the incarnations that have a stream in the bucket, oldest first.
-func Streams(ctx context.Context, b objstore.Reader) ([]ids.Incarnation, error) {
-	var out []ids.Incarnation
-	for after := ""; ; {
-		var objects []objstore.ObjectInfo
-		err := retry(ctx, func() (err error) {
-			objects, _, err = b.List(ctx, Prefix, after, 1)
-			return err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("list streams: %w", err)
-		}
-		if len(objects) == 0 {
-			return out, nil
-		}
-		name := objects[0].Key[len(Prefix):]
-		name = name[:min(len(name), 26)]
-		inc, err := ids.ParseIncarnation(name)
-		if err != nil {
-			return nil, fmt.Errorf("%w: key %q: %w", contract.ErrDamaged, objects[0].Key, err)
-		}
-		if !slices.Contains(out, inc) {
-			out = append(out, inc)
-		}
-		after = streamPrefix(inc) + "~" // behind all of the stream's keys
-	}
 }

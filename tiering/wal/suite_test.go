@@ -46,7 +46,7 @@ func openLineage(c waltest.Config) (contract.Stream, error) {
 
 func newLineage(b objstore.Bucket, c waltest.Config) (contract.Stream, error) {
 	ctx, me := context.Background(), ids.NewIncarnation()
-	incs, err := Streams(ctx, b)
+	streams, err := ListStreams(ctx, b)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,8 @@ func newLineage(b objstore.Bucket, c waltest.Config) (contract.Stream, error) {
 	} else if !errors.Is(err, objstore.ErrNotFound) {
 		return nil, err
 	}
-	for _, inc := range incs {
+	for _, st := range streams {
+		inc := st.Incarnation
 		if _, err := SealStream(ctx, b, c.DiskID, inc, me, func(*State) []Heir { return nil }); err != nil {
 			return nil, err
 		}
