@@ -8,7 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 lib=${DYNAMODB_LIB:-$HOME/.cache/dynamodb-jars}
 if [ ! -d "$lib" ]; then # made whole: another run may look at the same time
   new=$lib.$$
-  mvn -q -f "$here/pom.xml" dependency:copy-dependencies -DoutputDirectory="$new" >&2
+  mvn -q -B -Dstyle.color=never -f "$here/pom.xml" dependency:copy-dependencies -DoutputDirectory="$new" >&2
   mv -T "$new" "$lib" || rm -rf "$new"
 fi
 case ${1:-} in
