@@ -141,7 +141,7 @@ Metadata $metadata_url
   $c topic create words -p 3 -c segment.bytes=1048576
   seq 1 1000000 | $c produce words
   $c consume words -o start -e | wc -l
-  $c cluster state
+  $c cluster agents
   kill -9 \$(cut -d' ' -f1 $run/agent3.pid)        # an agent dies; the others go on with its partitions
   $c consume words -o start -e | wc -l
   curl -s -d hello http://127.0.0.1:${http[0]}/api/v1/topics/words/messages

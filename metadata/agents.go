@@ -23,6 +23,7 @@ type Agent struct {
 	Port        int32
 	Rack        string
 	Reader      bool   // leads no partitions
+	Drained     bool   // gives its partitions away, and is given none while there are others
 	RPC         string // HOST:PORT as other agents reach it; "": not at all
 	StartedMs   int64
 }
@@ -81,6 +82,51 @@ func (s *Store) NodeOf(inc ids.Incarnation) (node int32, ok bool) {
 	return -1, false
 }
 
+// Drained tells whether an agent is to lead nothing until its next start.
+func (s *Store) Drained(inc ids.Incarnation) bool {
+	s.agents.mu.RLock()
+	defer s.agents.mu.RUnlock()
+	for _, a := range s.agents.m {
+		if a.Incarnation == inc {
+			return a.Drained
+		}
+	}
+	return false
+}
+
+// SetDrained says whether an agent that is registered is to give its partitions away and to be given none, until
+// it is started again. ErrUnknownNode: there is none of that node id.
+func (s *Store) SetDrained(ctx context.Context, node int32, drained bool) (Agent, error) {
+	key := agentKey(node)
+	var row agentRow
+	err := s.update(ctx, func() ([]kv.Op, []kv.Precondition, error) {
+		it, err := s.row(ctx, key)
+		if err != nil {
+			return nil, nil, err
+		}
+		row = agentRow{}
+		if it.Revision != 0 {
+			if err := decode("row "+key, it.Value, &row); err != nil {
+				return nil, nil, err
+			}
+		}
+		if row.Host == "" {
+			return nil, nil, fmt.Errorf("%w: %d", ErrUnknownNode, node)
+		}
+		if row.Drained == drained {
+			return nil, nil, nil
+		}
+		row.Drained = drained
+		v, err := encode(row)
+		return []kv.Op{{Key: key, Value: v}}, []kv.Precondition{{Key: key, Revision: it.Revision}}, err
+	})
+	return row.agent(), unavailable(fmt.Sprintf("drain agent %d", node), err)
+}
+
+func (r *agentRow) agent() Agent {
+	return Agent{Node: r.Node, Incarnation: r.Incarnation, Epoch: r.Epoch, Host: r.Host, Port: r.Port, Rack: r.Rack, Reader: r.Reader, Drained: r.Drained, RPC: r.RPC, StartedMs: r.StartedMs}
+}
+
 // Register tells the others where this agent is. It comes after object 0 of the agent's stream. Once
 // it is registered this only makes sure that the row is still there.
 func (s *Store) Register(ctx context.Context, host string, port int32, rack string) error {
@@ -102,7 +148,8 @@ func (s *Store) Register(ctx context.Context, host string, port int32, rack stri
 		if row.Incarnation == s.opts.Incarnation && row.Host == host && row.Port == port && row.Rack == rack {
 			return nil, nil, nil
 		}
-		next := agentRow{Format: formatVersion, Node: s.nodeID, Incarnation: s.opts.Incarnation, Epoch: s.epoch, StartedMs: s.nowMs(), Host: host, Port: port, Rack: rack, Reader: s.opts.Reader, Process: s.process(), RPC: s.opts.RPC}
+		next := agentRow{Format: formatVersion, Node: s.nodeID, Incarnation: s.opts.Incarnation, Epoch: s.epoch, StartedMs: s.nowMs(), Host: host, Port: port, Rack: rack, Reader: s.opts.Reader, Process: s.process(), RPC: s.opts.RPC,
+			Drained: s.Drained(s.opts.Incarnation)} // of a row that the store has lost
 		v, err := encode(next)
 		return []kv.Op{{Key: key, Value: v}}, []kv.Precondition{{Key: key, Revision: it.Revision}}, err
 	})
@@ -202,7 +249,7 @@ func (s *Store) applyAgent(it kv.Item) error {
 		return err
 	}
 	if row.Host != "" { // else it has not registered yet
-		s.agents.set(Agent{Node: row.Node, Incarnation: row.Incarnation, Epoch: row.Epoch, Host: row.Host, Port: row.Port, Rack: row.Rack, Reader: row.Reader, RPC: row.RPC, StartedMs: row.StartedMs})
+		s.agents.set(row.agent())
 	}
 	return nil
 }

@@ -36,4 +36,6 @@ var (
 	ErrDamaged = errors.New("metadata is damaged")
 	// ErrNodeID: the node id asked for contradicts the data directory's.
 	ErrNodeID = errors.New("wrong node id")
+	// ErrUnknownNode: no agent is registered under the node id.
+	ErrUnknownNode = errors.New("unknown node")
 )

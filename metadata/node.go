@@ -34,6 +34,8 @@ type agentRow struct {
 	Process process `json:"process,omitempty"`
 	// RPC is where other agents reach it; agents before there was one have none.
 	RPC string `json:"rpc,omitempty"`
+	// Drained tells that it is to give its partitions away and to be given none.
+	Drained bool `json:"drained,omitempty"`
 }
 
 // claimNode settles the node id: the one the disk remembers, the one the

@@ -57,7 +57,7 @@ func unavailable(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, own := range []error{ErrForeignBucket, ErrVersion, ErrDamaged, ErrFenced, ErrNodeID, ErrInvalidConfig, ErrInvalidRequest,
+	for _, own := range []error{ErrForeignBucket, ErrVersion, ErrDamaged, ErrFenced, ErrNodeID, ErrUnknownNode, ErrInvalidConfig, ErrInvalidRequest,
 		ErrInvalidPartitions, ErrPolicy, ErrTopicExists, ErrUnknownTopic, ErrUnavailable, ErrInvalidTopic, ErrTaken} {
 		if errors.Is(err, own) {
 			return err

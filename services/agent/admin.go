@@ -40,6 +40,8 @@ func (a *Agent) adminHandler() http.Handler {
 	mux.HandleFunc("POST /v1/sweep", a.sweep)
 	mux.HandleFunc("GET /v1/cluster/state", a.clusterState)
 	mux.HandleFunc("GET /v1/cluster/partitions", a.clusterPartitions)
+	mux.HandleFunc("POST /v1/agents/{node}/drain", a.drain(true))
+	mux.HandleFunc("POST /v1/agents/{node}/undrain", a.drain(false))
 	mux.HandleFunc("GET /v1/disks", a.disks)
 	mux.HandleFunc("POST /v1/disks/{disk}/abandon", a.abandonDisk)
 	mux.Handle("GET /debug/", loopbackOnly(a.debugHandler()))
@@ -58,9 +60,9 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 func writeError(w http.ResponseWriter, err error) {
 	status := http.StatusInternalServerError
 	switch {
-	case errors.Is(err, broker.ErrUnknownTopic), errors.Is(err, broker.ErrUnknownPartition), errors.Is(err, lead.ErrUnknownDisk):
+	case errors.Is(err, broker.ErrUnknownTopic), errors.Is(err, broker.ErrUnknownPartition), errors.Is(err, lead.ErrUnknownDisk), errors.Is(err, metadata.ErrUnknownNode):
 		status = http.StatusNotFound
-	case errors.Is(err, lead.ErrDiskInUse):
+	case errors.Is(err, lead.ErrDiskInUse), errors.Is(err, errNobody):
 		status = http.StatusConflict
 	case errors.Is(err, metadata.ErrUnavailable):
 		status = http.StatusServiceUnavailable

@@ -11,6 +11,7 @@ import (
 	"github.com/cirrolog/cirrolog/gateway/rpc"
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/storage/ids"
+	"github.com/cirrolog/cirrolog/tiering/objstore/bucketurl"
 )
 
 // askTime bounds the wait for other agents' answers.
@@ -19,15 +20,23 @@ const askTime = 5 * time.Second
 // ClusterAgent is an agent, and what it answered.
 type ClusterAgent struct {
 	rpc.Agent
-	State *rpc.State `json:"state"`           // nil: it did not answer
-	Error string     `json:"error,omitempty"` // why
+	Drained bool       `json:"drained"`         // leads nothing until its next start, see POST /v1/agents/{node}/drain
+	State   *rpc.State `json:"state"`           // nil: it did not answer
+	Error   string     `json:"error,omitempty"` // why
 }
 
 // ClusterState is the answer of GET /v1/cluster/state.
 type ClusterState struct {
-	Cluster string         `json:"cluster"`
-	Asked   int32          `json:"asked"` // the agent that answers, and whose view of the others this is
-	Agents  []ClusterAgent `json:"agents"`
+	Cluster string `json:"cluster"`
+	Asked   int32  `json:"asked"` // the agent that answers, and whose view of the others this is
+	// Generation counts the recoveries of the metadata store.
+	Generation int64          `json:"generation"`
+	Bucket     string         `json:"bucket"`
+	Metadata   string         `json:"metadata"` // redis, dynamo or bolt
+	Topics     int            `json:"topics"`
+	Partitions int            `json:"partitions"`
+	Leaderless int            `json:"leaderless"` // partitions whose leader is no agent that is registered
+	Agents     []ClusterAgent `json:"agents"`
 }
 
 // ClusterPartition is a partition and who leads it.
@@ -81,13 +90,14 @@ func (a *Agent) clusterState(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	agents := a.registered()
-	out := ClusterState{Cluster: a.meta.ClusterID(), Asked: a.meta.NodeID(), Agents: make([]ClusterAgent, len(agents))}
+	out := ClusterState{Cluster: a.meta.ClusterID(), Asked: a.meta.NodeID(), Generation: a.meta.Generation(), Bucket: bucketurl.Redact(a.cfg.bucketURL()), Metadata: a.kvName, Agents: make([]ClusterAgent, len(agents))}
+	a.countLed(&out, agents)
 	seen := map[ids.Incarnation]rpc.Agent{}
 	for _, o := range self.Agents {
 		seen[o.Incarnation] = o
 	}
 	a.eachAgent(agents, func(i int, other *metadata.Agent) {
-		one := ClusterAgent{Agent: seen[agents[i].Incarnation]}
+		one := ClusterAgent{Agent: seen[agents[i].Incarnation], Drained: agents[i].Drained}
 		one.Node, one.Incarnation = agents[i].Node, agents[i].Incarnation
 		st, err := self, error(nil)
 		if other != nil {
@@ -99,6 +109,23 @@ func (a *Agent) clusterState(w http.ResponseWriter, r *http.Request) {
 		out.Agents[i] = one
 	})
 	writeJSON(w, http.StatusOK, out)
+}
+
+// countLed counts topics, partitions, and those that none of the agents leads.
+func (a *Agent) countLed(out *ClusterState, agents []metadata.Agent) {
+	there := map[ids.Incarnation]bool{}
+	for _, o := range agents {
+		there[o.Incarnation] = true
+	}
+	for _, t := range a.meta.Snapshot().Topics() {
+		out.Topics++
+		out.Partitions += int(t.Partitions)
+		for p := range t.Partitions {
+			if a.clustered() && !there[a.meta.Owner(t, p).Incarnation] {
+				out.Leaderless++
+			}
+		}
+	}
 }
 
 // ask asks another agent for its state.

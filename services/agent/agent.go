@@ -39,6 +39,7 @@ type Agent struct {
 	log     *slog.Logger
 	disk    *storage.Disk
 	kv      kv.Store
+	kvName  string // its kind
 	meta    *metadata.Store
 	bucket  objstore.Bucket
 	store   *storage.Store               // of class object in a cluster, else of class local
@@ -155,6 +156,7 @@ func (a *Agent) openMetadata(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open metadata: %w", err)
 	}
+	a.kvName = name
 	a.kv = observedStore{Store: store, name: name, took: a.metrics.metaOp}
 	a.onClose(store.Close)
 	ahead, err := storeAhead(ctx, store)

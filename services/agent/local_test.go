@@ -49,7 +49,8 @@ func (n *moveNode) onNode(id ids.TopicID, partitions int32) map[int32]*broker.Pa
 func TestLocalStaysWithItsDisk(t *testing.T) {
 	c := newMoveCluster(t, 600*time.Millisecond)
 	a, b := c.startOn(true, c.disk(1)), c.startOn(true, c.disk(2))
-	const parts = 6
+	c.until("the first agent knows the second", func() bool { return len(a.meta.Agents()) == 2 })
+	const parts = 12 // more than one may be given
 	object, local := c.create(a, "o", parts), c.create(a, "l", parts, "durability", "local")
 	mine := a.onNode(local, parts)
 	if len(mine) == 0 || len(mine) == parts {

@@ -1,12 +1,8 @@
 package cli
 
 import (
-	"cmp"
 	"fmt"
-	"net"
 	"net/url"
-	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,64 +10,9 @@ import (
 )
 
 func (a *app) clusterCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "cluster", Short: "Look at the agents of a cluster, and give up lost disks", Args: knownVerb, RunE: needsVerb}
-	cmd.AddCommand(a.clusterStateCmd(), a.clusterPartitionsCmd(), a.clusterDisksCmd(), a.abandonDiskCmd())
+	cmd := &cobra.Command{Use: "cluster", Short: "Look at the agents of a cluster, drain them, and give up lost disks", Args: knownVerb, RunE: needsVerb}
+	cmd.AddCommand(a.clusterInfoCmd(), a.clusterAgentsCmd(), a.clusterLeasesCmd(), a.clusterPartitionsCmd(), a.clusterDrainCmd(), a.clusterDisksCmd(), a.abandonDiskCmd())
 	return cmd
-}
-
-func (a *app) clusterStateCmd() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "state", Short: "Show all agents, their leases and streams, and what they lead", Args: args(cobra.NoArgs),
-		Long: "Show all agents, their leases and streams, and what they lead. The agent at --admin asks the others; of one that does not\n" +
-			"answer it shows what it knows, and why (exit code 3). SEEN is how long that agent has seen a lease unchanged.",
-	}
-	a.outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		var s agent.ClusterState
-		if err := a.getJSON(cmd.Context(), "/v1/cluster/state", nil, &s); err != nil {
-			return err
-		}
-		silent := 0
-		t := table{header: []string{"NODE", "ADDRESS", "RACK", "ROLE", "STATE", "LEASE", "SEEN", "LEADS", "NEXT OBJECT", "OBJECTS", "BACKLOG", "UNTRIMMED", "SEALS", "INCARNATION"}}
-		for _, o := range s.Agents {
-			role, state, seen := string(agent.RoleLeader), "ok", "-"
-			if o.Reader {
-				role = string(agent.RoleReader)
-			}
-			if o.UnchangedMs >= 0 {
-				seen = (time.Duration(o.UnchangedMs) * time.Millisecond).String()
-			}
-			addr := net.JoinHostPort(o.Host, strconv.Itoa(int(o.Port)))
-			st := o.State
-			if st == nil {
-				silent++
-				t.add(o.Node, addr, cmp.Or(o.Rack, "-"), role, "no answer: "+o.Error, o.Lease, seen, o.Leads, "-", "-", "-", "-", "-", o.Incarnation)
-				continue
-			}
-			switch {
-			case st.Stream.Error != "":
-				state = "stream ended"
-			case st.Draining:
-				state = "draining"
-			case !st.LeaseLive:
-				state = "lease not renewed"
-			}
-			t.add(o.Node, addr, cmp.Or(o.Rack, "-"), role, state, o.Lease, seen, st.Partitions, st.Stream.Next, st.Stream.Present, ibytes(st.Stream.Backlog), ibytes(st.Stream.Used), len(st.Sealed), o.Incarnation)
-		}
-		if err := a.render(cmd.OutOrStdout(), s, &t); err != nil {
-			return err
-		}
-		return silentAgents(silent, len(s.Agents))
-	}
-	return cmd
-}
-
-// silentAgents is the error of an answer that lacks some agents.
-func silentAgents(silent, all int) error {
-	if silent == 0 {
-		return nil
-	}
-	return fmt.Errorf("%w: %d of %d agents did not answer", errPartial, silent, all)
 }
 
 func (a *app) clusterPartitionsCmd() *cobra.Command {

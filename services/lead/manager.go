@@ -240,8 +240,17 @@ func (m *Manager) Place(id ids.TopicID, from, to int32) []metadata.Agent {
 	return out
 }
 
-// candidates are the agents that are registered, their stream not sealed, with their loads.
-func (m *Manager) candidates(but map[ids.Incarnation]bool) (out []Candidate) {
+// candidates are the agents that are registered, their stream not sealed, with their loads. Those that
+// are drained are among them only when there are no others.
+func (m *Manager) candidates(but map[ids.Incarnation]bool) []Candidate {
+	if out := m.willing(but, false); len(out) > 0 {
+		return out
+	}
+	return m.willing(but, true)
+}
+
+// willing are the candidates that are not drained, or those that are.
+func (m *Manager) willing(but map[ids.Incarnation]bool, drained bool) (out []Candidate) {
 	sealed := m.o.Meta.Sealed()
 	load := map[ids.Incarnation]int{}
 	for _, t := range m.o.Meta.Snapshot().Topics() {
@@ -250,7 +259,7 @@ func (m *Manager) candidates(but map[ids.Incarnation]bool) (out []Candidate) {
 		}
 	}
 	for _, a := range m.o.Meta.Agents() {
-		if !a.Reader && !but[a.Incarnation] && !slices.Contains(sealed, a.Incarnation) {
+		if !a.Reader && a.Drained == drained && !but[a.Incarnation] && !slices.Contains(sealed, a.Incarnation) {
 			out = append(out, Candidate{a.Incarnation, a.Node, load[a.Incarnation]})
 		}
 	}

@@ -221,10 +221,14 @@ func (m *Manager) Drain(ctx context.Context) error {
 	return m.o.Meta.DropLease(ctx)
 }
 
-// drainOnce accepts what this agent was given and gives everything away. It returns how many
-// partitions that were; negative: there is nobody.
+// drainOnce is giveAll to those who live.
 func (m *Manager) drainOnce(ctx context.Context) (int, error) {
-	others := m.live(ctx, m.candidates(map[ids.Incarnation]bool{m.o.Incarnation: true}))
+	return m.giveAll(ctx, m.live(ctx, m.candidates(map[ids.Incarnation]bool{m.o.Incarnation: true})))
+}
+
+// giveAll accepts what this agent was given and gives everything to others. It returns how many
+// partitions that were; negative: there is nobody.
+func (m *Manager) giveAll(ctx context.Context, others []Candidate) (int, error) {
 	if len(others) == 0 {
 		return -1, nil
 	}

@@ -112,8 +112,12 @@ func (m *Manager) rebalanceLoop(ctx context.Context) {
 	})
 }
 
-// rebalance gives away what is too much, if all is calm, and removes the rows of earlier releases.
+// rebalance gives away what is too much, if all is calm, and removes the rows of earlier releases. An agent that
+// is drained gives away everything.
 func (m *Manager) rebalance(ctx context.Context, candidates []Candidate, calm bool) error {
+	if m.o.Meta.Drained(m.o.Incarnation) {
+		return m.giveUp(ctx)
+	}
 	plan, err := m.rebalancePlan(ctx, candidates, calm)
 	if err != nil || len(plan) == 0 {
 		return err
@@ -125,6 +129,19 @@ func (m *Manager) rebalance(ctx context.Context, candidates []Candidate, calm bo
 		return nil
 	}
 	return m.release(ctx, plan)
+}
+
+// giveUp gives away what an agent leads that is drained, as long as there are others that are not.
+func (m *Manager) giveUp(ctx context.Context) error {
+	m.work.Lock()
+	leads := len(m.movable())
+	_, err := m.forget(ctx)
+	m.work.Unlock()
+	if leads == 0 || err != nil || m.leaving() {
+		return err
+	}
+	_, err = m.giveAll(ctx, m.live(ctx, m.willing(map[ids.Incarnation]bool{m.o.Incarnation: true}, false)))
+	return err
 }
 
 func (m *Manager) leaving() bool {
