@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/cirrolog/cirrolog/metadata/kv"
 	"github.com/cirrolog/cirrolog/storage/ids"
@@ -24,6 +25,7 @@ type startsObject struct {
 
 type logStarts struct {
 	n      int64 // of the object; 0: there is none
+	atMs   int64 // when it was written, by the writer's clock
 	starts map[ids.TopicPartition]int64
 }
 
@@ -64,7 +66,7 @@ func decodeLogStarts(key string, body []byte) (logStarts, error) {
 	if o.N != n {
 		return logStarts{}, fmt.Errorf("%s: %w: it says number %d", key, ErrDamaged, o.N)
 	}
-	out := logStarts{n: n, starts: map[ids.TopicPartition]int64{}}
+	out := logStarts{n: n, atMs: o.AtMs, starts: map[ids.TopicPartition]int64{}}
 	for topic, parts := range o.Starts {
 		id, err := ids.ParseTopicID(topic)
 		if err != nil {
@@ -83,14 +85,21 @@ func decodeLogStarts(key string, body []byte) (logStarts, error) {
 // ReadLogStarts returns the log starts that are durable in the bucket: the
 // proof by which bytes below them may be deleted. Partitions not in it start at 0.
 func (s *Store) ReadLogStarts(ctx context.Context) (map[ids.TopicPartition]int64, error) {
+	starts, _, err := s.DatedLogStarts(ctx)
+	return starts, err
+}
+
+// DatedLogStarts is ReadLogStarts with the time of the object that has them, by its writer's clock: all of them are that old
+// at least.
+func (s *Store) DatedLogStarts(ctx context.Context) (map[ids.TopicPartition]int64, time.Time, error) {
 	newest, err := s.newestLogStarts(ctx)
 	if err != nil {
-		return nil, unavailable("read log starts", err)
+		return nil, time.Time{}, unavailable("read log starts", err)
 	}
 	if newest.starts == nil {
 		newest.starts = map[ids.TopicPartition]int64{}
 	}
-	return newest.starts, nil
+	return newest.starts, time.UnixMilli(newest.atMs), nil
 }
 
 // PublishLogStarts makes all log starts set so far durable in the bucket, by

@@ -142,7 +142,7 @@ func (a *Agent) sweep(w http.ResponseWriter, r *http.Request) {
 		writeError(w, q.err)
 		return
 	}
-	report, err := a.broker.Sweep(r.Context(), time.Duration(grace)*time.Millisecond, r.URL.Query().Get("dry_run") == "true")
+	report, err := a.broker.Sweeper().Segments(r.Context(), time.Duration(grace)*time.Millisecond, r.URL.Query().Get("dry_run") == "true")
 	if err != nil {
 		writeError(w, err)
 		return

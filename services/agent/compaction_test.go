@@ -102,7 +102,7 @@ func TestOffsetsCompacted(t *testing.T) {
 	}
 	setConfig(t, b, broker.OffsetsTopic, map[string]string{"min.cleanable.dirty.ratio": "0"}) // up to the last
 	s := settled(t, b, broker.OffsetsTopic, 1)
-	if _, err := b.Sweep(t.Context(), time.Nanosecond, false); err != nil {
+	if _, err := b.Sweeper().Segments(t.Context(), time.Nanosecond, false); err != nil {
 		t.Fatal(err)
 	}
 	st := b.CompactStats()

@@ -30,7 +30,7 @@ func (c *moveCluster) stream(inc ids.Incarnation) (out []string) {
 func (c *moveCluster) swept(n *moveNode, inc ids.Incarnation, content func(left []string) bool) {
 	c.t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if _, err := n.broker.SweepStreams(c.t.Context()); err != nil {
+		if _, err := n.broker.Sweeper().Streams(c.t.Context()); err != nil {
 			c.t.Fatal(err)
 		}
 		left := c.stream(inc)
@@ -67,7 +67,7 @@ func TestSealedStreamIsSwept(t *testing.T) {
 	sweep := func() {
 		t.Helper()
 		for range 3 {
-			if _, err := b.broker.SweepStreams(t.Context()); err != nil {
+			if _, err := b.broker.Sweeper().Streams(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}

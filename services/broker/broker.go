@@ -111,7 +111,7 @@ type Broker struct {
 	warm     warmRows
 	groups   *Groups
 	house    housekeeper
-	proofs   proofReader
+	sweeper  *Sweeper
 	own      ownNeeds
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -134,7 +134,8 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 	}
 	b := &Broker{opts: o, index: &metaIndex{meta: o.Meta}, waiting: newWaitingList()}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
-	b.own.needs = needs{b: b, proofs: &bucketProofs{}, indexed: map[ids.TopicPartition]indexed{}}
+	b.sweeper = NewSweeper(SweeperOptions{Meta: o.Meta, Bucket: o.Bucket, Now: o.Now, Logger: o.Logger})
+	b.own.needs = needs{s: b.sweeper, proofs: &bucketProofs{}, indexed: map[ids.TopicPartition]indexed{}}
 	b.view.Store(newView(0))
 	b.noteShown()
 	b.loading = newView(0)

@@ -387,19 +387,6 @@ func (b *Broker) closeLargest(v *view, store *storage.Store, enough int64) {
 	}
 }
 
-// Sweep runs one sweep of the bucket.
-func (b *Broker) Sweep(ctx context.Context, grace time.Duration, dryRun bool) (tiering.SweepReport, error) {
-	if err := b.opts.Meta.CheckOwner(ctx); err != nil {
-		return tiering.SweepReport{}, err
-	}
-	proofs, err := b.proofs.read(ctx, b.opts.Meta, b.opts.Now(), grace)
-	if err != nil {
-		return tiering.SweepReport{}, err
-	}
-	return tiering.Sweep(ctx, tiering.SweepOptions{Bucket: b.opts.Bucket, Index: b.index, Proofs: proofs, Grace: grace, DryRun: dryRun,
-		Now: b.opts.Now, Logger: b.opts.Logger})
-}
-
 func (b *Broker) sweepLoop() {
 	defer b.wg.Done()
 	tick := time.NewTicker(b.opts.SweepInterval)
@@ -411,7 +398,7 @@ func (b *Broker) sweepLoop() {
 		case <-tick.C:
 		}
 		b.sweepStreams()
-		r, err := b.Sweep(b.ctx, b.opts.SweepGrace, false)
+		r, err := b.sweeper.Segments(b.ctx, b.opts.SweepGrace, false)
 		if err != nil && b.ctx.Err() == nil {
 			b.opts.Logger.Warn("sweep failed", "err", err)
 			continue

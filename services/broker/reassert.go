@@ -166,11 +166,11 @@ func (b *Broker) Spare(ctx context.Context, tp ids.TopicPartition, base, last in
 func (o *ownNeeds) readStarts(ctx context.Context) (read bool, err error) {
 	o.startsMu.Lock()
 	defer o.startsMu.Unlock()
-	now := o.b.opts.Now()
+	now := o.s.o.Now()
 	if now.Sub(o.startsAt) <= needsAge {
 		return false, nil
 	}
-	starts, err := o.b.opts.Meta.ReadLogStarts(ctx)
+	starts, err := o.s.o.Meta.ReadLogStarts(ctx)
 	if err != nil {
 		return false, err
 	}

@@ -18,30 +18,27 @@ import (
 // streamSweepLease is for how long one agent has the right to sweep streams: a sweep ends by then.
 const streamSweepLease = 5 * time.Minute
 
-// SweepStreams deletes objects of sealed streams that nobody needs any more, unless another agent is
+// Streams deletes objects of sealed streams that nobody needs any more, unless another sweep is
 // at it, which two may be without harm.
-func (b *Broker) SweepStreams(ctx context.Context) (wal.Swept, error) {
-	if b.opts.Leaders == nil {
-		return wal.Swept{}, nil // there are no streams in the bucket
-	}
-	if err := b.opts.Meta.CheckOwner(ctx); err != nil {
+func (s *Sweeper) Streams(ctx context.Context) (wal.Swept, error) {
+	if err := s.o.Meta.CheckOwner(ctx); err != nil {
 		return wal.Swept{}, err
 	}
-	if ok, err := b.opts.Meta.TrySweeping(ctx, streamSweepLease); !ok {
+	if ok, err := s.o.Meta.TrySweeping(ctx, streamSweepLease); !ok {
 		return wal.Swept{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, streamSweepLease)
 	defer cancel()
-	cluster, err := ids.ParseTopicID(b.opts.Meta.ClusterID())
+	cluster, err := ids.ParseTopicID(s.o.Meta.ClusterID())
 	if err != nil {
 		return wal.Swept{}, fmt.Errorf("cluster id: %w", err)
 	}
-	n, err := b.newNeeds(ctx)
+	n, err := s.newNeeds(ctx)
 	if err != nil {
 		return wal.Swept{}, err
 	}
-	swept, err := wal.SweepSealed(ctx, b.opts.Bucket, cluster, n, b.opts.Logger)
-	return swept, errors.Join(err, b.opts.Meta.DoneSweeping(context.WithoutCancel(ctx)))
+	swept, err := wal.SweepSealed(ctx, s.o.Bucket, cluster, n, s.o.Logger)
+	return swept, errors.Join(err, s.o.Meta.DoneSweeping(context.WithoutCancel(ctx)))
 }
 
 // needsAge is for how long what was read of the metadata store counts as read just before a delete.
@@ -50,7 +47,7 @@ const needsAge = 5 * time.Second
 // needs tells what of streams can go: by the index and the rows of partitions as they are now, and by
 // what the bucket says of topics and log starts. Spare may be called by several goroutines.
 type needs struct {
-	b      *Broker
+	s      *Sweeper
 	epochs map[ids.TopicID]epochsAt
 
 	mu      sync.Mutex
@@ -71,25 +68,25 @@ type indexed struct {
 
 var _ wal.Needs = (*needs)(nil)
 
-func (b *Broker) newNeeds(ctx context.Context) (*needs, error) {
-	p, err := b.readProofs(ctx)
+func (s *Sweeper) newNeeds(ctx context.Context) (*needs, error) {
+	p, err := s.readProofs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &needs{b: b, proofs: p, epochs: map[ids.TopicID]epochsAt{}, indexed: map[ids.TopicPartition]indexed{}}, nil
+	return &needs{s: s, proofs: p, epochs: map[ids.TopicID]epochsAt{}, indexed: map[ids.TopicPartition]indexed{}}, nil
 }
 
 // readProofs reads what the bucket says of deleted topics and log starts.
-func (b *Broker) readProofs(ctx context.Context) (*bucketProofs, error) {
-	p := &bucketProofs{meta: b.opts.Meta, deleted: map[ids.TopicID]time.Time{}}
-	topics, err := b.opts.Meta.DeletedTopics(ctx)
+func (s *Sweeper) readProofs(ctx context.Context) (*bucketProofs, error) {
+	p := &bucketProofs{meta: s.o.Meta, deleted: map[ids.TopicID]time.Time{}}
+	topics, err := s.o.Meta.DeletedTopics(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read deleted topics: %w", err)
 	}
 	for _, t := range topics {
 		p.deleted[t.ID] = time.UnixMilli(t.At)
 	}
-	if p.starts.starts, err = b.opts.Meta.ReadLogStarts(ctx); err != nil {
+	if p.starts.starts, err = s.o.Meta.ReadLogStarts(ctx); err != nil {
 		return nil, fmt.Errorf("read log starts: %w", err)
 	}
 	return p, nil
@@ -101,8 +98,8 @@ func (n *needs) Accepted(ctx context.Context, tp ids.TopicPartition, epoch int32
 		return true, nil
 	}
 	have, ok := n.epochs[tp.Topic]
-	if now := n.b.opts.Now(); !ok || now.Sub(have.at) > needsAge {
-		rows, err := n.b.opts.Meta.Raised(ctx, tp.Topic)
+	if now := n.s.o.Now(); !ok || now.Sub(have.at) > needsAge {
+		rows, err := n.s.o.Meta.Raised(ctx, tp.Topic)
 		if err != nil {
 			return false, err
 		}
@@ -123,7 +120,7 @@ func (n *needs) Spare(ctx context.Context, tp ids.TopicPartition, base, last int
 		return true, nil
 	}
 	base = max(base, start)
-	if now := n.b.opts.Now(); now.Sub(x.at) > needsAge || base < x.from || base > x.to {
+	if now := n.s.o.Now(); now.Sub(x.at) > needsAge || base < x.from || base > x.to {
 		x = indexed{at: now, from: base, to: base}
 	}
 	defer func() {
@@ -132,7 +129,7 @@ func (n *needs) Spare(ctx context.Context, tp ids.TopicPartition, base, last int
 		n.mu.Unlock()
 	}()
 	for x.to <= last {
-		rows, err := n.b.index.Segments(ctx, tp, x.to, segmentPage)
+		rows, err := n.s.index.Segments(ctx, tp, x.to, segmentPage)
 		if err != nil {
 			return false, fmt.Errorf("read segment index: %w", err)
 		}
@@ -158,9 +155,15 @@ func coveredTo(rows []tiering.Segment, from int64) int64 {
 	return from
 }
 
+// Sweeper is what sweeps the bucket for this broker.
+func (b *Broker) Sweeper() *Sweeper { return b.sweeper }
+
 // sweepStreams is a sweep of streams in the background.
 func (b *Broker) sweepStreams() {
-	s, err := b.SweepStreams(b.ctx)
+	if b.opts.Leaders == nil {
+		return // there are no streams in the bucket
+	}
+	s, err := b.sweeper.Streams(b.ctx)
 	if err != nil && b.ctx.Err() == nil && !errors.Is(err, metadata.ErrUnavailable) {
 		b.opts.Logger.Warn("sweep of sealed streams failed", "err", err)
 	}
