@@ -8,7 +8,7 @@ GO ?= go
 export GOFLAGS ?= -tags=grpcnotrace
 FUZZTIME ?= 60s
 
-.PHONY: run build test race fuzz crash faults chaos fresh mutants sim bench bench-cold bench-readers bench-object bench-http bench-kafka scale lint deps services-up services-down localstack-up localstack-down proto
+.PHONY: run build test race fuzz crash faults chaos fresh mutants sim bench bench-cold bench-readers bench-object measure-cluster bench-http bench-kafka scale lint deps services-up services-down localstack-up localstack-down proto
 
 build:
 	$(GO) build -o bin/cirrolog ./services/cirrolog
@@ -73,6 +73,11 @@ bench-cold: deps
 # bench-readers measures a replay through one stateless reader and through two.
 bench-readers: deps
 	READERS_MIB=$${READERS_MIB:-512} READERS_RATE=$${READERS_RATE:-60} $(GO) test -count=1 -timeout 30m -run TestReaders -v ./localstack/e2e
+
+# measure-cluster kills an agent that leads 10 and 10,000 partitions, starts agents and recovers the metadata store with
+# 1,000 and 50,000 segments in the bucket, and lets one join a cluster of 10 GiB (needs 30 GiB of disk).
+measure-cluster: deps
+	MEASURE_CLUSTER=1 $(GO) test -count=1 -timeout 60m -run 'TestMeasure' -v ./localstack/e2e
 
 # bench-object measures an agent of a cluster on MinIO: acknowledged MB/s, waits, PUTs and CPU by wal.linger.
 bench-object: deps

@@ -27,20 +27,7 @@ import (
 // TestRecoverRedis empties Redis under load and rebuilds it from the bucket.
 func TestRecoverRedis(t *testing.T) {
 	c := newCluster(t, 3)
-	testRecover(c, c.nodes[0].o.Metadata, func() {
-		conn, err := net.Dial("tcp", c.redis.Addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		answer := make([]byte, 5)
-		if _, err := conn.Write([]byte("FLUSHALL\r\n")); err == nil {
-			_, err = conn.Read(answer)
-		}
-		if string(answer) != "+OK\r\n" || err != nil {
-			t.Fatalf("FLUSHALL: %q, %v", answer, err)
-		}
-	})
+	testRecover(c, c.nodes[0].o.Metadata, func() { flushAll(t, c.redis.Addr) })
 }
 
 // TestRecoverDynamo deletes the DynamoDB table under load and rebuilds it from the bucket. It runs with RECOVER_DYNAMO=1, as `make faults`
@@ -59,12 +46,33 @@ func TestRecoverDynamo(t *testing.T) {
 	metadata := "dynamodb://e2e?region=us-east-1&create=true&endpoint=" + endpoint
 	e := minio.Start(t)
 	c := newClusterOn(t, e, metadata, 3)
+	testRecover(c, metadata, func() { deleteTable(t, endpoint, e) })
+}
+
+// flushAll empties a Redis.
+func flushAll(t *testing.T, addr string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answer := make([]byte, 5)
+	if _, err := conn.Write([]byte("FLUSHALL\r\n")); err == nil {
+		_, err = conn.Read(answer)
+	}
+	if string(answer) != "+OK\r\n" || err != nil {
+		t.Fatalf("FLUSHALL: %q, %v", answer, err)
+	}
+}
+
+// deleteTable deletes the table of a DynamoDB Local.
+func deleteTable(t *testing.T, endpoint string, e minio.Endpoint) {
+	t.Helper()
 	api := dynamoapi.New(dynamoapi.Options{Region: "us-east-1", BaseEndpoint: &endpoint, Credentials: credentials.NewStaticCredentialsProvider(e.AccessKey, e.SecretKey, "")})
-	testRecover(c, metadata, func() {
-		if _, err := api.DeleteTable(t.Context(), &dynamoapi.DeleteTableInput{TableName: aws.String("e2e")}); err != nil {
-			t.Fatal(err)
-		}
-	})
+	if _, err := api.DeleteTable(t.Context(), &dynamoapi.DeleteTableInput{TableName: aws.String("e2e")}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // testRecover loses the metadata store under load: acknowledgements go on, `recover` brings it back while the

@@ -65,6 +65,7 @@ type Agent struct {
 	rpcToken      string
 	peers         *rpc.Peers // nil: agents are not called
 	incarnation   ids.Incarnation
+	clock         *leaseClock
 	failed        chan error
 	draining      chan struct{}
 	closers       []func() error // in order of opening
@@ -77,7 +78,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err err
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	agent := &Agent{cfg: cfg, log: slog.New(newSampler(log.Handler())), incarnation: ids.NewIncarnation(), failed: make(chan error, 1), draining: make(chan struct{}), serving: make(chan error, 3)}
+	agent := &Agent{cfg: cfg, log: slog.New(newSampler(log.Handler())), incarnation: ids.NewIncarnation(), clock: newLeaseClock(sinceBoot), failed: make(chan error, 1), draining: make(chan struct{}), serving: make(chan error, 3)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, agent.closeAll())
@@ -393,27 +394,51 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 // has counts any more.
 const fencedStop = time.Second
 
+// anewPause is how long an agent that begins anew waits for a metadata store or bucket that is away.
+const anewPause = time.Second
+
 // Run serves until ctx ends, then shuts down within the configured time. An agent whose
-// stream was sealed, because the others took it for dead, begins anew.
+// stream was sealed, because the others took it for dead, begins anew, as soon as metadata store and bucket can be reached.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if path := os.Getenv(testClock); path != "" {
 		c := newJumpingClock(path)
 		defer c.stop()
 		cfg.Now = c.Now
 	}
-	for {
-		err := runOnce(ctx, cfg, log)
-		if !errors.Is(err, wal.ErrFenced) || errors.Is(err, errReplaced) || ctx.Err() != nil {
+	for began := false; ; {
+		started, err := runOnce(ctx, cfg, log)
+		began = began || started
+		switch {
+		case ctx.Err() != nil && errors.Is(err, wal.ErrFenced):
+			log.Warn("this agent was taken for dead while it stopped; what it had not acknowledged is for its clients to send again", "err", err)
+			return nil
+		case ctx.Err() != nil:
+			return err
+		case started && errors.Is(err, wal.ErrFenced) && !errors.Is(err, errReplaced):
+			log.Warn("this agent was taken for dead and its partitions were given to others; starting anew", "err", err)
+			continue
+		case started || !began || !away(err):
 			return err
 		}
-		log.Warn("this agent was taken for dead and its partitions were given to others; starting anew", "err", err)
+		log.Warn("this agent can't start anew yet; trying again", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(anewPause):
+		}
 	}
 }
 
-func runOnce(ctx context.Context, cfg Config, log *slog.Logger) error {
+// away tells whether what was to be opened can't be reached now.
+func away(err error) bool {
+	return errors.Is(err, metadata.ErrUnavailable) || errors.Is(err, kv.ErrUnavailable) || objstore.Retriable(err)
+}
+
+// runOnce is one life of the agent; started tells whether it came to serve.
+func runOnce(ctx context.Context, cfg Config, log *slog.Logger) (started bool, _ error) {
 	a, err := Start(ctx, cfg, log)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var failure error
 	select {
@@ -432,5 +457,5 @@ func runOnce(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err == nil {
 		a.component("agent").Info("stopped")
 	}
-	return err
+	return true, err
 }

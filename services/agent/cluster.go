@@ -63,7 +63,7 @@ func (a *Agent) remoteStream() storage.RemoteOptions {
 		defer cancel()
 		a.stream, err = wal.Open(ctx, wal.Options{Bucket: a.bucket, Cluster: cluster, Incarnation: a.incarnation, Pool: c.Pool,
 			Announce: c.Announce, OnFull: c.OnFull, Linger: a.cfg.WALLinger, Logger: a.component("wal"),
-			Spare: a.spare, OnCheckpoint: a.checkpoint, OnPut: func(bytes int64, took time.Duration) {
+			Now: a.clock.Now, Spare: a.spare, OnCheckpoint: a.checkpoint, OnPut: func(bytes int64, took time.Duration) {
 				a.metrics.walSeconds.WithLabelValues().Observe(took.Seconds())
 				a.metrics.walBytes.WithLabelValues().Add(float64(bytes))
 			}, OnDurable: func(began time.Time) {
@@ -198,7 +198,7 @@ func (a *Agent) startLeading(ctx context.Context) error {
 	}
 	m := lead.New(lead.Options{Meta: a.meta, Bucket: a.bucket, Stream: a.stream, Host: a.broker, Cluster: cluster,
 		Peers: a.openPeers(), Held: a.stream.Held, Warm: a.broker.Warm,
-		Incarnation: a.incarnation, Disk: a.disk.ID(), OnSealed: a.sealed, OnAbandoned: a.fail, OpenDisk: a.local.ready, TTL: a.cfg.Lease, Reader: a.cfg.Role == RoleReader, Logger: a.component("lead")})
+		Incarnation: a.incarnation, Disk: a.disk.ID(), OnSealed: a.sealed, OnAbandoned: a.fail, OpenDisk: a.local.ready, TTL: a.cfg.Lease, LeaseNow: a.clock.Now, Reader: a.cfg.Role == RoleReader, Logger: a.component("lead")})
 	a.leading.Store(m)
 	a.onClose(m.Close)
 	a.serveRPC(m)

@@ -87,6 +87,10 @@ type Options struct {
 	OpenDisk func() error
 	Logger   *slog.Logger
 	Now      func() time.Time
+	// LeaseNow is the clock of this agent's own lease, and of Put; nil: Now. It must go on while the machine is
+	// suspended. That by which it judges the leases of others need not: one that stands still waits longer, and
+	// agents that were all suspended together don't take each other for dead.
+	LeaseNow func() time.Time
 }
 
 // Manager keeps this agent's lease, watches those of others, and takes over what
@@ -142,6 +146,9 @@ func New(o Options) *Manager {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.LeaseNow == nil {
+		o.LeaseNow = o.Now
 	}
 	background, cancel := context.WithCancel(context.Background())
 	return &Manager{o: o, kick: make(chan struct{}, 1), assert: make(chan bool, 1), lease: NewOwn(o.TTL, o.TTL/10), background: background, cancel: cancel, hints: map[metadata.Released][]wal.Release{},
@@ -206,10 +213,10 @@ func (m *Manager) Kick() {
 func (m *Manager) Live() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.lease.Live(m.o.Now())
+	return m.lease.Live(m.o.LeaseNow())
 }
 
-// Put notes that an object of the agent's stream was put, begun at began.
+// Put notes that an object of the agent's stream was put, begun at began by LeaseNow.
 func (m *Manager) Put(began time.Time) {
 	m.mu.Lock()
 	m.lease.Put(began)
@@ -269,7 +276,7 @@ func (m *Manager) willing(but map[ids.Incarnation]bool, drained bool) (out []Can
 func (m *Manager) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.o.TTL/2)
 	defer cancel()
-	began := m.o.Now()
+	began := m.o.LeaseNow()
 	m.mu.Lock()
 	lapsed := m.lease.Lapsed(began)
 	m.mu.Unlock()

@@ -184,8 +184,8 @@ func (s *Stream) put(c *commit) {
 	defer s.wg.Done()
 	c.filling.Wait()
 	b, sum, err := s.build(c)
+	c.began = s.o.Now()
 	began, warned := time.Now(), time.Time{}
-	c.began = began
 	for attempt := 0; err == nil; attempt++ {
 		_, err = objstore.PutCreateOnly(s.ctx, s.o.Bucket, Key(s.o.Incarnation, c.seq), b, objstore.PutOptions{CRC32C: &sum})
 		if err == nil {

@@ -67,6 +67,7 @@ type Options struct {
 	// when its put was begun, nobody had sealed the stream. An object that was put proves nothing, it may
 	// lie behind a seal.
 	OnDurable func(began time.Time)
+	Now       func() time.Time // the clock of OnDurable; default: time.Now
 }
 
 func (o *Options) setDefaults() error {
@@ -75,6 +76,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.Linger == 0 {
 		o.Linger = DefaultLinger
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.FlushBytes <= 0 {
 		o.FlushBytes = DefaultFlushBytes
