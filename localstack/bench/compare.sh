@@ -29,7 +29,7 @@ work=$(cd "$work" && pwd)
 out=$work/rows
 touch "$out"
 (cd localstack/bench/wire && GOFLAGS=-mod=mod go build -trimpath -buildvcs=false -o "$work/wire" .)
-if [ -n "${BIN:-}" ]; then cp "$BIN" "$work/cirrolog.new"; else go build -tags grpcnotrace -trimpath -buildvcs=false -o "$work/cirrolog.new" ./services/cirrolog; fi
+if [ -n "${BIN:-}" ]; then cp "$BIN" "$work/cirrolog.new"; else CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -o "$work/cirrolog.new" ./services/cirrolog; fi
 config="cirrolog $(sha256sum < "$work/cirrolog.new" | cut -c1-16) wire $(sha256sum < "$work/wire" | cut -c1-16) gib $gib warm $warm heap ${KAFKA_HEAP:-2g}"
 if [ -f "$work/config" ] && [ "$config" != "$(cat "$work/config")" ]; then
   echo "$work holds a run of another build or size ($(cat "$work/config")): NEW=1 begins anew, WORK=… keeps both" >&2
