@@ -198,6 +198,16 @@ func (p *Peers) Partitions(ctx context.Context, a metadata.Agent, topic string) 
 	return nil, called(a, err)
 }
 
+// Put has an agent put an object into its stream, and returns when that is durable.
+func (p *Peers) Put(ctx context.Context, a metadata.Agent) error {
+	c, err := p.to(a)
+	if err != nil {
+		return err
+	}
+	_, err = pb.NewClusterClient(c).Put(ctx, &pb.PutRequest{Incarnation: string(a.Incarnation)})
+	return called(a, err)
+}
+
 // Prepare implements lead.Peers.
 func (p *Peers) Prepare(ctx context.Context, to metadata.Agent, coming lead.Coming) error {
 	c, err := p.to(to)

@@ -88,6 +88,8 @@ type Source interface {
 	State(ctx context.Context) (State, error)
 	// Partitions lists what this agent leads of a topic, "" for all; metadata.ErrUnknownTopic.
 	Partitions(ctx context.Context, topic string) ([]Partition, error)
+	// Put returns when an object that was put into this agent's stream for it is durable.
+	Put(ctx context.Context) error
 }
 
 // Receiver takes partitions over. Manager of services/lead is one.

@@ -53,6 +53,9 @@ func (f *fake) set(do func(context.Context) error) {
 // State implements Source.
 func (f *fake) State(ctx context.Context) (State, error) { return f.state, f.did(ctx) }
 
+// Put implements Source.
+func (f *fake) Put(ctx context.Context) error { return f.did(ctx) }
+
 // Partitions implements Source.
 func (f *fake) Partitions(ctx context.Context, topic string) ([]Partition, error) {
 	if topic == "none" {

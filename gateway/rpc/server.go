@@ -185,6 +185,11 @@ func (s *Server) Partitions(req *pb.PartitionsRequest, out grpc.ServerStreamingS
 	return nil
 }
 
+// Put implements the service.
+func (s *Server) Put(ctx context.Context, _ *pb.PutRequest) (*pb.PutResponse, error) {
+	return &pb.PutResponse{}, failed(s.o.Source.Put(ctx))
+}
+
 // Prepare implements the service.
 func (s *Server) Prepare(ctx context.Context, req *pb.PrepareRequest) (*pb.PrepareResponse, error) {
 	c, err := comingOf(req)

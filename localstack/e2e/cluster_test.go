@@ -49,9 +49,15 @@ func newCluster(t *testing.T, loaders int, args ...string) *cluster {
 
 // newClusterOn is newCluster on a metadata store that runs.
 func newClusterOn(t *testing.T, e minio.Endpoint, store string, loaders int, args ...string) *cluster {
+	return newClusterVia(t, e, func() minio.Endpoint { return e }, store, loaders, args...)
+}
+
+// newClusterVia is newClusterOn with agents that reach the bucket as via says.
+func newClusterVia(t *testing.T, e minio.Endpoint, via func() minio.Endpoint, store string, loaders int, args ...string) *cluster {
 	bucket, env := bucketOn(e, "s3")
 	c := &cluster{failures: failures{t: t}, bucket: bucket, rand: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1)), l: &ledger{partitions: crashPartitions}}
 	for range clusterAgents {
+		bucket, _ := bucketOn(via(), "s3")
 		c.nodes = append(c.nodes, NewNode(t, NodeOptions{Metadata: store, Env: env,
 			Args: append([]string{"--bucket", bucket, "--retention-interval", "500ms", "--group-initial-rebalance-delay", "0s"}, args...)}))
 	}

@@ -85,7 +85,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err err
 		}
 	}()
 	// The listeners come first: a taken port is the commonest mistake.
-	for _, step := range []func(context.Context) error{agent.listen, agent.openRPC, agent.startFlightRecorder, agent.openDisk, agent.openBucket, agent.openMetadata, agent.openStorage, agent.openBroker, agent.startLeading, agent.startMonitor, agent.serve} {
+	for _, step := range []func(context.Context) error{agent.listen, agent.openRPC, agent.startFlightRecorder, agent.openDisk, agent.openBucket, agent.openMetadata, agent.openStorage, agent.openBroker, agent.listenKafka, agent.startLeading, agent.startMonitor, agent.serve} {
 		if err := step(ctx); err != nil {
 			if errors.Is(err, syscall.ENOSPC) {
 				err = fmt.Errorf("%w: free some space there, or choose another --data-dir (or --bucket) or a smaller --wal-size", err)
@@ -122,8 +122,25 @@ func (a *Agent) listen(ctx context.Context) error {
 			return fmt.Errorf("listen on %s: %w: stop what uses it or choose another %s", l.addr, err, l.flag)
 		}
 		*l.to = ln
+		if l.to == &a.kafkaListener {
+			ln.Close() // its address stays
+			continue
+		}
 		a.onClose(func() error { ln.Close(); return nil }) // closed already by its server
 	}
+	return nil
+}
+
+// listenKafka listens for Kafka clients again. Until now they were refused: who was let in while the bucket, or the metadata store,
+// is waited for would wait for an answer instead of asking another agent.
+func (a *Agent) listenKafka(ctx context.Context) error {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", a.kafkaListener.Addr().String())
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w: stop what uses it or choose another --kafka-addr", a.kafkaListener.Addr(), err)
+	}
+	a.kafkaListener = ln
+	a.onClose(func() error { ln.Close(); return nil }) // closed already by its server
 	return nil
 }
 
@@ -409,13 +426,13 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		started, err := runOnce(ctx, cfg, log)
 		began = began || started
 		switch {
-		case ctx.Err() != nil && errors.Is(err, wal.ErrFenced):
-			log.Warn("this agent was taken for dead while it stopped; what it had not acknowledged is for its clients to send again", "err", err)
+		case ctx.Err() != nil && anew(err):
+			log.Warn("others lead this agent's partitions, or will; what it had not acknowledged is for its clients to send again", "err", err)
 			return nil
 		case ctx.Err() != nil:
 			return err
-		case started && errors.Is(err, wal.ErrFenced) && !errors.Is(err, errReplaced):
-			log.Warn("this agent was taken for dead and its partitions were given to others; starting anew", "err", err)
+		case started && anew(err):
+			log.Warn("others lead this agent's partitions, or will: it was taken for dead, or does not reach the bucket; starting anew", "err", err)
 			continue
 		case started || !began || !away(err):
 			return err
@@ -431,7 +448,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 
 // away tells whether what was to be opened can't be reached now.
 func away(err error) bool {
-	return errors.Is(err, metadata.ErrUnavailable) || errors.Is(err, kv.ErrUnavailable) || objstore.Retriable(err)
+	return errors.Is(err, metadata.ErrUnavailable) || errors.Is(err, kv.ErrUnavailable) || objstore.Retriable(err) || errors.Is(err, objstore.ErrDenied) || errors.Is(err, objstore.ErrNoBucket)
 }
 
 // runOnce is one life of the agent; started tells whether it came to serve.
@@ -447,7 +464,7 @@ func runOnce(ctx context.Context, cfg Config, log *slog.Logger) (started bool, _
 	}
 	a.component("agent").Info("shutting down")
 	limit := a.cfg.ShutdownTimeout
-	if errors.Is(failure, wal.ErrFenced) {
+	if anew(failure) {
 		limit = fencedStop
 		failure = errors.Join(failure, a.replaced())
 	}

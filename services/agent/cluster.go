@@ -202,6 +202,7 @@ func (a *Agent) startLeading(ctx context.Context) error {
 	a.leading.Store(m)
 	a.onClose(m.Close)
 	a.serveRPC(m)
+	a.watchBucket()
 	return m.Start(ctx, self.Host, self.Port, self.Rack)
 }
 

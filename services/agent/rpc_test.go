@@ -22,6 +22,9 @@ type noSource struct{}
 // State implements rpc.Source.
 func (noSource) State(context.Context) (rpc.State, error) { return rpc.State{}, nil }
 
+// Put implements rpc.Source.
+func (noSource) Put(context.Context) error { return nil }
+
 // Partitions implements rpc.Source.
 func (noSource) Partitions(context.Context, string) ([]rpc.Partition, error) {
 	return make([]rpc.Partition, 1), nil

@@ -63,6 +63,7 @@ func (s *Stream) commitLocked() {
 	c.seq = s.next
 	s.next++
 	s.last = time.Now()
+	c.made = s.last
 	s.foldLocked(c)
 	if c.seq-s.ckptAt >= s.o.CheckpointEvery {
 		s.ckptAt = c.seq

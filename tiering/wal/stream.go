@@ -116,7 +116,8 @@ type commit struct {
 	filling    sync.WaitGroup // copies under way
 	checkpoint *Checkpoint
 	ckptAt     uint64
-	began      time.Time // of the put
+	made       time.Time // when it was to be put
+	began      time.Time // of the put, by Options.Now
 	done       bool      // the object is in the bucket
 }
 
@@ -437,6 +438,16 @@ func (s *Stream) Next() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.next
+}
+
+// Waiting returns for how long the oldest object that is to be put is not durable; 0: there is none.
+func (s *Stream) Waiting() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 {
+		return 0
+	}
+	return time.Since(s.queue[0].made)
 }
 
 // Oldest returns the end of the n-th oldest object that is not trimmed; n counts from 1.

@@ -682,6 +682,86 @@ func (x *Partition) GetBucketBytes() int64 {
 	return 0
 }
 
+type PutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation   string                 `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRequest) Reset() {
+	*x = PutRequest{}
+	mi := &file_agent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRequest) ProtoMessage() {}
+
+func (x *PutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
+func (*PutRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PutRequest) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+type PutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutResponse) Reset() {
+	*x = PutResponse{}
+	mi := &file_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutResponse) ProtoMessage() {}
+
+func (x *PutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
+func (*PutResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{9}
+}
+
 // Partitions of one topic.
 type TopicPartitions struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -693,7 +773,7 @@ type TopicPartitions struct {
 
 func (x *TopicPartitions) Reset() {
 	*x = TopicPartitions{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +785,7 @@ func (x *TopicPartitions) String() string {
 func (*TopicPartitions) ProtoMessage() {}
 
 func (x *TopicPartitions) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +798,7 @@ func (x *TopicPartitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicPartitions.ProtoReflect.Descriptor instead.
 func (*TopicPartitions) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TopicPartitions) GetTopicId() []byte {
@@ -747,7 +827,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +839,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +852,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PrepareRequest) GetIncarnation() string {
@@ -804,7 +884,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +896,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +909,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 type ReleasedRequest struct {
@@ -842,7 +922,7 @@ type ReleasedRequest struct {
 
 func (x *ReleasedRequest) Reset() {
 	*x = ReleasedRequest{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +934,7 @@ func (x *ReleasedRequest) String() string {
 func (*ReleasedRequest) ProtoMessage() {}
 
 func (x *ReleasedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +947,7 @@ func (x *ReleasedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleasedRequest.ProtoReflect.Descriptor instead.
 func (*ReleasedRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReleasedRequest) GetIncarnation() string {
@@ -892,7 +972,7 @@ type ReleasedResponse struct {
 
 func (x *ReleasedResponse) Reset() {
 	*x = ReleasedResponse{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +984,7 @@ func (x *ReleasedResponse) String() string {
 func (*ReleasedResponse) ProtoMessage() {}
 
 func (x *ReleasedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +997,7 @@ func (x *ReleasedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleasedResponse.ProtoReflect.Descriptor instead.
 func (*ReleasedResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -989,7 +1069,11 @@ const file_agent_proto_rawDesc = "" +
 	"tiered_end\x18\a \x01(\x03R\ttieredEnd\x12\x1f\n" +
 	"\vlocal_bytes\x18\b \x01(\x03R\n" +
 	"localBytes\x12!\n" +
-	"\fbucket_bytes\x18\t \x01(\x03R\vbucketBytes\"L\n" +
+	"\fbucket_bytes\x18\t \x01(\x03R\vbucketBytes\".\n" +
+	"\n" +
+	"PutRequest\x12 \n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"\r\n" +
+	"\vPutResponse\"L\n" +
 	"\x0fTopicPartitions\x12\x19\n" +
 	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12\x1e\n" +
 	"\n" +
@@ -1003,11 +1087,12 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fReleasedRequest\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x124\n" +
 	"\arelease\x18\x02 \x01(\v2\x1a.cirrolog.agent.v1.ReleaseR\arelease\"\x12\n" +
-	"\x10ReleasedResponse2\xb2\x01\n" +
+	"\x10ReleasedResponse2\xf8\x01\n" +
 	"\aCluster\x12J\n" +
 	"\x05State\x12\x1f.cirrolog.agent.v1.StateRequest\x1a .cirrolog.agent.v1.StateResponse\x12[\n" +
 	"\n" +
-	"Partitions\x12$.cirrolog.agent.v1.PartitionsRequest\x1a%.cirrolog.agent.v1.PartitionsResponse0\x012\xb1\x01\n" +
+	"Partitions\x12$.cirrolog.agent.v1.PartitionsRequest\x1a%.cirrolog.agent.v1.PartitionsResponse0\x01\x12D\n" +
+	"\x03Put\x12\x1d.cirrolog.agent.v1.PutRequest\x1a\x1e.cirrolog.agent.v1.PutResponse2\xb1\x01\n" +
 	"\bHandover\x12P\n" +
 	"\aPrepare\x12!.cirrolog.agent.v1.PrepareRequest\x1a\".cirrolog.agent.v1.PrepareResponse\x12S\n" +
 	"\bReleased\x12\".cirrolog.agent.v1.ReleasedRequest\x1a#.cirrolog.agent.v1.ReleasedResponseB0Z.github.com/cirrolog/cirrolog/gateway/rpc/protob\x06proto3"
@@ -1024,7 +1109,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_agent_proto_goTypes = []any{
 	(*StateRequest)(nil),       // 0: cirrolog.agent.v1.StateRequest
 	(*StateResponse)(nil),      // 1: cirrolog.agent.v1.StateResponse
@@ -1034,29 +1119,33 @@ var file_agent_proto_goTypes = []any{
 	(*PartitionsRequest)(nil),  // 5: cirrolog.agent.v1.PartitionsRequest
 	(*PartitionsResponse)(nil), // 6: cirrolog.agent.v1.PartitionsResponse
 	(*Partition)(nil),          // 7: cirrolog.agent.v1.Partition
-	(*TopicPartitions)(nil),    // 8: cirrolog.agent.v1.TopicPartitions
-	(*PrepareRequest)(nil),     // 9: cirrolog.agent.v1.PrepareRequest
-	(*PrepareResponse)(nil),    // 10: cirrolog.agent.v1.PrepareResponse
-	(*ReleasedRequest)(nil),    // 11: cirrolog.agent.v1.ReleasedRequest
-	(*ReleasedResponse)(nil),   // 12: cirrolog.agent.v1.ReleasedResponse
+	(*PutRequest)(nil),         // 8: cirrolog.agent.v1.PutRequest
+	(*PutResponse)(nil),        // 9: cirrolog.agent.v1.PutResponse
+	(*TopicPartitions)(nil),    // 10: cirrolog.agent.v1.TopicPartitions
+	(*PrepareRequest)(nil),     // 11: cirrolog.agent.v1.PrepareRequest
+	(*PrepareResponse)(nil),    // 12: cirrolog.agent.v1.PrepareResponse
+	(*ReleasedRequest)(nil),    // 13: cirrolog.agent.v1.ReleasedRequest
+	(*ReleasedResponse)(nil),   // 14: cirrolog.agent.v1.ReleasedResponse
 }
 var file_agent_proto_depIdxs = []int32{
 	2,  // 0: cirrolog.agent.v1.StateResponse.agents:type_name -> cirrolog.agent.v1.Agent
 	3,  // 1: cirrolog.agent.v1.StateResponse.stream:type_name -> cirrolog.agent.v1.Stream
 	4,  // 2: cirrolog.agent.v1.StateResponse.releases:type_name -> cirrolog.agent.v1.Release
 	7,  // 3: cirrolog.agent.v1.PartitionsResponse.partitions:type_name -> cirrolog.agent.v1.Partition
-	8,  // 4: cirrolog.agent.v1.PrepareRequest.topics:type_name -> cirrolog.agent.v1.TopicPartitions
+	10, // 4: cirrolog.agent.v1.PrepareRequest.topics:type_name -> cirrolog.agent.v1.TopicPartitions
 	4,  // 5: cirrolog.agent.v1.ReleasedRequest.release:type_name -> cirrolog.agent.v1.Release
 	0,  // 6: cirrolog.agent.v1.Cluster.State:input_type -> cirrolog.agent.v1.StateRequest
 	5,  // 7: cirrolog.agent.v1.Cluster.Partitions:input_type -> cirrolog.agent.v1.PartitionsRequest
-	9,  // 8: cirrolog.agent.v1.Handover.Prepare:input_type -> cirrolog.agent.v1.PrepareRequest
-	11, // 9: cirrolog.agent.v1.Handover.Released:input_type -> cirrolog.agent.v1.ReleasedRequest
-	1,  // 10: cirrolog.agent.v1.Cluster.State:output_type -> cirrolog.agent.v1.StateResponse
-	6,  // 11: cirrolog.agent.v1.Cluster.Partitions:output_type -> cirrolog.agent.v1.PartitionsResponse
-	10, // 12: cirrolog.agent.v1.Handover.Prepare:output_type -> cirrolog.agent.v1.PrepareResponse
-	12, // 13: cirrolog.agent.v1.Handover.Released:output_type -> cirrolog.agent.v1.ReleasedResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
+	8,  // 8: cirrolog.agent.v1.Cluster.Put:input_type -> cirrolog.agent.v1.PutRequest
+	11, // 9: cirrolog.agent.v1.Handover.Prepare:input_type -> cirrolog.agent.v1.PrepareRequest
+	13, // 10: cirrolog.agent.v1.Handover.Released:input_type -> cirrolog.agent.v1.ReleasedRequest
+	1,  // 11: cirrolog.agent.v1.Cluster.State:output_type -> cirrolog.agent.v1.StateResponse
+	6,  // 12: cirrolog.agent.v1.Cluster.Partitions:output_type -> cirrolog.agent.v1.PartitionsResponse
+	9,  // 13: cirrolog.agent.v1.Cluster.Put:output_type -> cirrolog.agent.v1.PutResponse
+	12, // 14: cirrolog.agent.v1.Handover.Prepare:output_type -> cirrolog.agent.v1.PrepareResponse
+	14, // 15: cirrolog.agent.v1.Handover.Released:output_type -> cirrolog.agent.v1.ReleasedResponse
+	11, // [11:16] is the sub-list for method output_type
+	6,  // [6:11] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -1073,7 +1162,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

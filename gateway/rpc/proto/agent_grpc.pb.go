@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Cluster_State_FullMethodName      = "/cirrolog.agent.v1.Cluster/State"
 	Cluster_Partitions_FullMethodName = "/cirrolog.agent.v1.Cluster/Partitions"
+	Cluster_Put_FullMethodName        = "/cirrolog.agent.v1.Cluster/Put"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -35,6 +36,9 @@ type ClusterClient interface {
 	State(ctx context.Context, in *StateRequest, opts ...grpc.CallOption) (*StateResponse, error)
 	// Partitions lists those that the agent leads, some in each answer.
 	Partitions(ctx context.Context, in *PartitionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PartitionsResponse], error)
+	// Put answers when an object that the agent has put into its stream for it is durable: who can't reach the
+	// bucket finds out so whether others can.
+	Put(ctx context.Context, in *PutRequest, opts ...grpc.CallOption) (*PutResponse, error)
 }
 
 type clusterClient struct {
@@ -74,6 +78,16 @@ func (c *clusterClient) Partitions(ctx context.Context, in *PartitionsRequest, o
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_PartitionsClient = grpc.ServerStreamingClient[PartitionsResponse]
 
+func (c *clusterClient) Put(ctx context.Context, in *PutRequest, opts ...grpc.CallOption) (*PutResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutResponse)
+	err := c.cc.Invoke(ctx, Cluster_Put_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -83,6 +97,9 @@ type ClusterServer interface {
 	State(context.Context, *StateRequest) (*StateResponse, error)
 	// Partitions lists those that the agent leads, some in each answer.
 	Partitions(*PartitionsRequest, grpc.ServerStreamingServer[PartitionsResponse]) error
+	// Put answers when an object that the agent has put into its stream for it is durable: who can't reach the
+	// bucket finds out so whether others can.
+	Put(context.Context, *PutRequest) (*PutResponse, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -98,6 +115,9 @@ func (UnimplementedClusterServer) State(context.Context, *StateRequest) (*StateR
 }
 func (UnimplementedClusterServer) Partitions(*PartitionsRequest, grpc.ServerStreamingServer[PartitionsResponse]) error {
 	return status.Error(codes.Unimplemented, "method Partitions not implemented")
+}
+func (UnimplementedClusterServer) Put(context.Context, *PutRequest) (*PutResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Put not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -149,6 +169,24 @@ func _Cluster_Partitions_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_PartitionsServer = grpc.ServerStreamingServer[PartitionsResponse]
 
+func _Cluster_Put_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Put(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Put_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Put(ctx, req.(*PutRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -159,6 +197,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "State",
 			Handler:    _Cluster_State_Handler,
+		},
+		{
+			MethodName: "Put",
+			Handler:    _Cluster_Put_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
