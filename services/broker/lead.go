@@ -282,12 +282,13 @@ const fetchers = 8
 func (b *Broker) fetchOlder(parts []*Partition) {
 	began := b.opts.Now()
 	b.refreshAll(parts)
+	shared := newSpans(b.opts.Bucket, parts)
 	g, ctx := errgroup.WithContext(b.ctx)
 	g.SetLimit(fetchers)
 	for _, p := range parts {
 		g.Go(func() error {
 			for try := 0; ; try++ {
-				err := p.fetchOlder(ctx)
+				err := p.fetchOlder(ctx, shared)
 				if err == nil || ctx.Err() != nil || p.gone.Load() || p.moved.Load() {
 					return ctx.Err()
 				}
@@ -310,6 +311,9 @@ func (b *Broker) fetchOlder(parts []*Partition) {
 
 // fetchPiece is how much is fetched before it is put into a segment, at least.
 const fetchPiece = 64 << 20
+
+// fetchRun bounds what is fetched at once.
+const fetchRun = 16 << 20
 
 // dropOlder gives up what an earlier owner has tiered in the very moment in which this agent took
 // over: streams have it no longer, the index has it.
@@ -355,7 +359,7 @@ func (p *Partition) keepOlder(o *older, from int64) *older {
 	return o
 }
 
-func (p *Partition) fetchOlder(ctx context.Context) error {
+func (p *Partition) fetchOlder(ctx context.Context, shared *spans) error {
 	o, err := p.refreshOlder(ctx)
 	if err != nil || o == nil {
 		return err
@@ -363,8 +367,8 @@ func (p *Partition) fetchOlder(ctx context.Context) error {
 	var batches [][]byte
 	size := 0
 	for at := 0; at < len(o.batches); {
-		some := o.from(o.batches[at].Base, 16<<20, true)
-		data, err := wal.ReadBatches(ctx, p.b.opts.Bucket, some[0].Stream, some[0].Seq, entries(some))
+		some := o.from(o.batches[at].Base, fetchRun, true)
+		data, err := shared.read(ctx, some)
 		if err != nil {
 			return err
 		}

@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
 	"github.com/cirrolog/cirrolog/tiering/wal"
 )
+
+// claimsAtOnce is how many claims are read or put at the same time.
+const claimsAtOnce = 16
 
 // Stats counts what a manager has done since its start.
 type Stats struct {
@@ -51,18 +57,28 @@ func (t *takeover) takeClaimed(ctx context.Context) error {
 		}
 	}
 	m.givenMu.Unlock()
+	var mu sync.Mutex
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(claimsAtOnce)
 	for tp, g := range mine {
 		if _, _, _, ok := wal.ParseClaimKey(g.giver); !ok || m.o.Meta.Snapshot().TopicByID(tp.Topic) == nil || !t.wanted(tp, g.to, g.epoch) {
-			continue
+			delete(mine, tp)
 		}
-		a, own, err := m.origin(ctx, g.giver, tp)
-		if err != nil {
-			return fmt.Errorf("read what %s gives: %w", g.giver, err)
-		}
-		a.Epoch, a.Giver = g.epoch, g.giver
-		t.add(a, own)
 	}
-	return nil
+	for tp, g := range mine {
+		work.Go(func() error {
+			a, own, err := t.chain.origin(ctx, g.giver, tp)
+			if err != nil {
+				return fmt.Errorf("read what %s gives: %w", g.giver, err)
+			}
+			a.Epoch, a.Giver = g.epoch, g.giver
+			mu.Lock()
+			defer mu.Unlock()
+			t.add(a, own)
+			return nil
+		})
+	}
+	return work.Wait()
 }
 
 // unsettled are the partitions whose newest gift went to an agent that is sealed. Its seal was
@@ -99,25 +115,37 @@ func (m *Manager) claim(ctx context.Context, open map[ids.TopicPartition]gift) (
 	}
 	slices.SortFunc(tps, wal.CompareTP)
 	heirs := Place(tps, m.candidates(nil)) // those who are sealed are none
-	owned := make([]metadata.Owned, 0, len(tps))
+	claims := make([]*wal.Claim, len(tps))
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(claimsAtOnce)
 	for i, tp := range tps {
-		g := open[tp]
-		c, err := wal.ReadClaim(ctx, m.o.Bucket, m.o.Cluster, wal.ClaimKey(g.to, tp, g.epoch+1))
-		if errors.Is(err, objstore.ErrNotFound) {
-			if m.o.Reader || len(heirs) == 0 {
-				continue
+		work.Go(func() error {
+			g := open[tp]
+			c, err := wal.ReadClaim(ctx, m.o.Bucket, m.o.Cluster, wal.ClaimKey(g.to, tp, g.epoch+1))
+			if errors.Is(err, objstore.ErrNotFound) {
+				if m.o.Reader || len(heirs) == 0 {
+					return nil
+				}
+				c, err = m.putClaim(ctx, wal.Claim{Dead: g.to, TP: tp, Epoch: g.epoch + 1, To: heirs[i], Giver: g.giver, By: m.o.Incarnation})
 			}
-			c, err = m.putClaim(ctx, wal.Claim{Dead: g.to, TP: tp, Epoch: g.epoch + 1, To: heirs[i], Giver: g.giver, By: m.o.Incarnation})
+			if err != nil {
+				return fmt.Errorf("claim %s, which %s gave to a sealed agent: %w", tp, g.giver, err)
+			}
+			claims[i] = c
+			return nil
+		})
+	}
+	err = work.Wait()
+	owned := make([]metadata.Owned, 0, len(tps))
+	for i, c := range claims {
+		if c != nil {
+			m.noteGiven(tps[i], gift{c.To, c.Epoch, c.Key()})
+			owned = append(owned, metadata.Owned{TP: tps[i], Owner: metadata.Owner{Incarnation: c.To, Epoch: c.Epoch}})
+			settled++
 		}
-		if err != nil {
-			return settled, fmt.Errorf("claim %s, which %s gave to a sealed agent: %w", tp, g.giver, err)
-		}
-		m.noteGiven(tp, gift{c.To, c.Epoch, c.Key()})
-		owned = append(owned, metadata.Owned{TP: tp, Owner: metadata.Owner{Incarnation: c.To, Epoch: c.Epoch}})
-		settled++
 	}
 	m.o.Meta.NoteOwners(owned)
-	return settled, nil
+	return settled, err
 }
 
 func (m *Manager) putClaim(ctx context.Context, c wal.Claim) (*wal.Claim, error) {

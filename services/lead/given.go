@@ -3,7 +3,6 @@ package lead
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/cirrolog/cirrolog/metadata"
@@ -52,6 +51,7 @@ func (m *Manager) readBatches(ctx context.Context, ts []*taken) error {
 
 // takeover collects what this agent is given and has not accepted.
 type takeover struct {
+	chain     *chain
 	m         *Manager
 	leads     map[ids.TopicPartition]*taken
 	sealed    []ids.Incarnation // that were read
@@ -173,7 +173,7 @@ func (t *takeover) fromSeals(ctx context.Context) error {
 		if m.sealed[inc] {
 			continue
 		}
-		s, err := wal.ReadSealed(ctx, m.o.Bucket, m.o.Cluster, inc)
+		s, err := t.chain.readSealed(ctx, inc)
 		if err != nil {
 			return err
 		}
@@ -191,7 +191,7 @@ func (t *takeover) fromSeals(ctx context.Context) error {
 			if !t.wanted(h.TP, h.To, h.Epoch) {
 				continue
 			}
-			a, own, err := m.inherit(ctx, s, h)
+			a, own, err := t.chain.inherit(ctx, s, h)
 			if errors.Is(err, errSwept) { // the rest must not wait: the topic may be deleted, which this agent need not know
 				if m.o.Meta.Snapshot().TopicByID(h.TP.Topic) != nil {
 					m.o.Logger.Error("can't take a partition over", "topic_id", h.TP.Topic.String(), "partition", h.TP.Partition, "err", err)
@@ -211,83 +211,3 @@ func (t *takeover) fromSeals(ctx context.Context) error {
 
 // errSwept: a stream is swept only when the acceptances of all heirs are durable.
 var errSwept = errors.New("the objects of the sealed stream are gone, so all that it had was accepted by others; is this agent's metadata store the cluster's")
-
-// inherit is what an heir begins with: what the sealed stream has, or what had been given to its
-// owner. own are the batches of the stream itself.
-func (m *Manager) inherit(ctx context.Context, s *wal.Sealed, h wal.Heir) (a wal.Acceptance, own []wal.Placed, err error) {
-	if s.Swept {
-		return a, nil, fmt.Errorf("inherit %s from %s: %w", h.TP, s.Stream, errSwept)
-	}
-	if r, ok := s.Released[h.TP]; ok && h.Released {
-		a = fromRelease(r, s.Key())
-		a.Epoch = h.Epoch
-		return a, nil, nil
-	}
-	if h.Giver != "" {
-		if a, own, err = m.origin(ctx, h.Giver, h.TP); err != nil {
-			return a, nil, fmt.Errorf("read %s, which gave %s: %w", h.Giver, h.TP, err)
-		}
-		a.Epoch, a.Giver = h.Epoch, s.Key()
-		return a, own, nil
-	}
-	a = wal.Acceptance{TP: h.TP, Epoch: h.Epoch, Giver: s.Key()}
-	if t := s.Tails[h.TP]; t != nil {
-		a.LogStart, a.End, a.Older = t.LogStart, t.End, t.Older
-		if n := len(t.Batches); n > 0 {
-			a.Older = append(slices.Clone(a.Older), wal.OlderRange{Stream: s.Stream, From: s.First, To: s.End - 1, Base: t.Batches[0].Base, End: t.End})
-		}
-		own = t.Batches
-	}
-	return a, own, nil
-}
-
-// origin is what a partition's acceptance would be by the object that gave it: a topic, one with a
-// release, a seal or a claim.
-func (m *Manager) origin(ctx context.Context, giver string, tp ids.TopicPartition) (wal.Acceptance, []wal.Placed, error) {
-	if metadata.IsTopicObject(giver) {
-		return wal.Acceptance{TP: tp, Giver: giver}, nil, nil
-	}
-	if metadata.IsDiskObject(giver) {
-		return m.fromDiskObject(ctx, giver, tp)
-	}
-	if _, _, _, ok := wal.ParseClaimKey(giver); ok {
-		c, err := wal.ReadClaim(ctx, m.o.Bucket, m.o.Cluster, giver)
-		if err != nil {
-			return wal.Acceptance{}, nil, err
-		}
-		return m.origin(ctx, c.Giver, tp)
-	}
-	inc, seq, err := wal.ParseKey(giver)
-	if err != nil {
-		return wal.Acceptance{}, nil, err
-	}
-	s, err := wal.ReadSealed(ctx, m.o.Bucket, m.o.Cluster, inc)
-	if err != nil {
-		return wal.Acceptance{}, nil, err
-	}
-	if s != nil && s.At == seq {
-		for _, h := range s.Seal.Heirs {
-			if h.TP == tp {
-				return m.inherit(ctx, s, h)
-			}
-		}
-		return wal.Acceptance{}, nil, errors.New("its seal does not name the partition")
-	}
-	// A release, whatever became of the stream later: its seal may give the partition on once more,
-	// and may cite whoever this release gave it to.
-	rs, err := wal.ReadReleases(ctx, m.o.Bucket, m.o.Cluster, inc, seq)
-	if err != nil {
-		if s != nil && errors.Is(err, objstore.ErrNotFound) { // trimmed: the newest checkpoint has it
-			if r, ok := s.Released[tp]; ok {
-				return fromRelease(r, giver), nil, nil
-			}
-		}
-		return wal.Acceptance{}, nil, err
-	}
-	for _, r := range rs {
-		if r.TP == tp {
-			return fromRelease(r, wal.Key(inc, seq)), nil, nil
-		}
-	}
-	return wal.Acceptance{}, nil, errors.New("it does not release the partition")
-}

@@ -422,7 +422,7 @@ func (m *Manager) step(ctx context.Context) error {
 	if err := m.serve(ctx); err != nil {
 		return err
 	}
-	t := takeover{m: m, leads: map[ids.TopicPartition]*taken{}}
+	t := takeover{m: m, chain: newChain(m), leads: map[ids.TopicPartition]*taken{}}
 	if err := t.fromReleases(ctx); err != nil {
 		return err
 	}

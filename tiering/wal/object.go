@@ -249,18 +249,46 @@ func ReadBatches(ctx context.Context, b objstore.Reader, inc ids.Incarnation, se
 		return nil, nil
 	}
 	first, last := batches[0], batches[len(batches)-1]
-	data, err := readRange(ctx, b, Key(inc, seq), first.Pos, last.Pos+last.Length)
+	span, err := ReadSpan(ctx, b, inc, seq, first.Pos, last.Pos+last.Length)
 	if err != nil {
 		return nil, err
 	}
+	return span.Batches(batches)
+}
+
+// Span is a piece of an object's data that is in memory.
+type Span struct {
+	key  string
+	pos  int64
+	data []byte
+}
+
+// ReadSpan reads the bytes from position from up to, without, to of an object. Several
+// partitions may have batches there.
+func ReadSpan(ctx context.Context, b objstore.Reader, inc ids.Incarnation, seq uint64, from, to int64) (*Span, error) {
+	data, err := readRange(ctx, b, Key(inc, seq), from, to)
+	if err != nil {
+		return nil, err
+	}
+	return &Span{Key(inc, seq), from, data}, nil
+}
+
+// Batches returns batches that lie next to each other in the span, whose memory it shares, and compares
+// each with its entry.
+func (s *Span) Batches(batches []Batch) ([]byte, error) {
+	first, last := batches[0], batches[len(batches)-1]
+	if first.Pos < s.pos || last.Pos+last.Length > s.pos+int64(len(s.data)) {
+		return nil, fmt.Errorf("%s: positions %d to %d are not in what was read", s.key, first.Pos, last.Pos+last.Length)
+	}
+	data := s.data[first.Pos-s.pos : last.Pos+last.Length-s.pos : last.Pos+last.Length-s.pos]
 	rest := data
 	for i := range batches {
 		e := &batches[i]
 		if int64(len(rest)) < e.Length {
-			return nil, fmt.Errorf("%w: %s: batches do not lie next to each other", contract.ErrDamaged, Key(inc, seq))
+			return nil, fmt.Errorf("%w: %s: batches do not lie next to each other", contract.ErrDamaged, s.key)
 		}
 		if err := e.check(rest[:e.Length]); err != nil {
-			return nil, fmt.Errorf("%w: %s at %d: %w", contract.ErrDamaged, Key(inc, seq), e.Pos, err)
+			return nil, fmt.Errorf("%w: %s at %d: %w", contract.ErrDamaged, s.key, e.Pos, err)
 		}
 		rest = rest[e.Length:]
 	}
