@@ -34,7 +34,7 @@ func (t *taken) lead() Lead {
 
 // readBatches reads where the batches lie that the acceptances name.
 func (m *Manager) readBatches(ctx context.Context, ts []*taken) error {
-	read := m.older(false)
+	read := m.older()
 	read.Refresh()
 	for _, t := range ts {
 		if t.read {

@@ -37,8 +37,10 @@ const (
 	prepareTime = 3 * time.Second
 	// tellTime bounds a call that tells of a release.
 	tellTime = 5 * time.Second
-	// aheadTime is how long a receiver remembers what it has read ahead.
+	// aheadTime is how long what was read of older streams is remembered when nothing more is read, and aheadMost how
+	// long at most: what it has of objects that are gone goes with it.
 	aheadTime = 30 * time.Second
+	aheadMost = 5 * time.Minute
 	// mostHints bounds the releases that others have told of and that were not read yet.
 	mostHints = 1000
 )
@@ -133,7 +135,7 @@ func (m *Manager) tell(r metadata.Released, rs []wal.Release) {
 
 // Prepare reads ahead what this agent is about to be given. It is a hint of another agent.
 func (m *Manager) Prepare(ctx context.Context, c Coming) error {
-	o := m.older(true)
+	o := m.older()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		o.Refresh()
@@ -150,19 +152,15 @@ func (m *Manager) Prepare(ctx context.Context, c Coming) error {
 	return g.Wait()
 }
 
-// older is what reads the streams of earlier owners: the one that has read ahead, if there is one.
-// With keep it is remembered for a while.
-func (m *Manager) older(keep bool) *wal.Older {
+// older is what reads the streams of earlier owners. It is remembered for a while: footers never change, and the next
+// partitions that come are often in the same streams.
+func (m *Manager) older() *wal.Older {
 	m.aheadMu.Lock()
 	defer m.aheadMu.Unlock()
+	if now := m.o.Now(); m.ahead == nil || now.Sub(m.aheadMade) > aheadMost {
+		m.ahead, m.aheadMade = &wal.Older{Bucket: m.o.Bucket}, now
+	}
 	o := m.ahead
-	if o == nil {
-		o = &wal.Older{Bucket: m.o.Bucket}
-	}
-	if !keep {
-		return o
-	}
-	m.ahead = o
 	if m.aheadEnd != nil {
 		m.aheadEnd.Stop()
 	}

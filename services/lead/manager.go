@@ -127,9 +127,10 @@ type Manager struct {
 	claims atomic.Uint64
 	at     address // of this agent
 
-	aheadMu  sync.Mutex
-	ahead    *wal.Older // has read ahead; nil: none
-	aheadEnd *time.Timer
+	aheadMu   sync.Mutex
+	ahead     *wal.Older // has read older streams; nil: none
+	aheadMade time.Time
+	aheadEnd  *time.Timer
 
 	background context.Context // ends with Close
 	cancel     func()
