@@ -19,8 +19,13 @@ import (
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
+// lease is that of the agents. On two cores DynamoDB Local needs more than half a second for some answers while agents join and go; leases of
+// a second were lost then by agents that lived.
+var lease = time.Second
+
+const dynamoLease = 2 * time.Second
+
 const (
-	lease     = time.Second
 	readyWait = 30 * time.Second
 	stopWait  = 60 * time.Second // --shutdown-timeout and some
 	bootWait  = 300 * time.Millisecond

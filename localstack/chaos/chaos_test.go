@@ -87,6 +87,9 @@ type worstTime struct {
 // TestChaos is a run; see CONTRIBUTING.md.
 func TestChaos(t *testing.T) {
 	o := readOptions(t)
+	if o.store == "dynamo" {
+		lease = dynamoLease
+	}
 	rep := &report{Store: o.store, Seed: o.seed, Partitions: partitions, Faults: map[string]int{}, Skipped: map[string]string{}, Pauses: map[string]*worstTime{}, Ended: map[string]int{}}
 	var err error
 	if rep.Planted, err = checkPlanted(); err != nil {
