@@ -22,7 +22,8 @@ import (
 	"github.com/cirrolog/cirrolog/services/agent"
 )
 
-const classPartitions = 4
+// classPartitions are so many that each of two agents leads some: leaders are drawn, and may lead a quarter more than their share.
+const classPartitions = 8
 
 // classTopic is a topic of one durability class and what was acknowledged of it.
 type classTopic struct {

@@ -122,7 +122,7 @@ func (a *Agent) listen(ctx context.Context) error {
 			return fmt.Errorf("listen on %s: %w: stop what uses it or choose another %s", l.addr, err, l.flag)
 		}
 		*l.to = ln
-		if l.to == &a.kafkaListener {
+		if l.to == &a.kafkaListener && !anyPort(l.addr) { // another process might get the port that the system chose
 			ln.Close() // its address stays
 			continue
 		}
@@ -131,9 +131,18 @@ func (a *Agent) listen(ctx context.Context) error {
 	return nil
 }
 
+// anyPort tells that the system chooses the port of an address.
+func anyPort(addr string) bool {
+	_, port, _ := net.SplitHostPort(addr)
+	return port == "0"
+}
+
 // listenKafka listens for Kafka clients again. Until now they were refused: who was let in while the bucket, or the metadata store,
 // is waited for would wait for an answer instead of asking another agent.
 func (a *Agent) listenKafka(ctx context.Context) error {
+	if anyPort(a.cfg.KafkaAddr) {
+		return nil
+	}
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", a.kafkaListener.Addr().String())
 	if err != nil {
