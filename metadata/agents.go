@@ -70,28 +70,30 @@ func (s *Store) Agents() []Agent {
 	return out
 }
 
-// NodeOf returns the node of an incarnation that is the newest start of one.
-func (s *Store) NodeOf(inc ids.Incarnation) (node int32, ok bool) {
+// Agent returns an incarnation that is the newest start of a node.
+func (s *Store) Agent(inc ids.Incarnation) (Agent, bool) {
 	s.agents.mu.RLock()
 	defer s.agents.mu.RUnlock()
 	for _, a := range s.agents.m {
 		if a.Incarnation == inc {
-			return a.Node, true
+			return a, true
 		}
+	}
+	return Agent{}, false
+}
+
+// NodeOf returns the node of an incarnation that is the newest start of one.
+func (s *Store) NodeOf(inc ids.Incarnation) (node int32, ok bool) {
+	if a, ok := s.Agent(inc); ok {
+		return a.Node, true
 	}
 	return -1, false
 }
 
 // Drained tells whether an agent is to lead nothing until its next start.
 func (s *Store) Drained(inc ids.Incarnation) bool {
-	s.agents.mu.RLock()
-	defer s.agents.mu.RUnlock()
-	for _, a := range s.agents.m {
-		if a.Incarnation == inc {
-			return a.Drained
-		}
-	}
-	return false
+	a, _ := s.Agent(inc)
+	return a.Drained
 }
 
 // SetDrained says whether an agent that is registered is to give its partitions away and to be given none, until

@@ -22,24 +22,9 @@ const rowRecovering = "recovering"
 // Store that is returned has no node id. ErrNotLost: the store has the cluster. ErrForeignBucket: bucket and store do not
 // belong together.
 func OpenRecovery(ctx context.Context, opts Options, may func(context.Context, *Store) error) (*Store, error) {
-	if err := opts.setDefaults(); err != nil {
-		return nil, err
-	}
-	s := newStore(opts)
-	for _, step := range []struct {
-		what string
-		do   func(context.Context) error
-	}{
-		{"take the bucket over", func(ctx context.Context) error { return s.takeOver(ctx, may) }},
-		{"load topics", s.completeTopics},
-		{"load partitions", s.loadPartitions},
-	} {
-		if err := step.do(ctx); err != nil {
-			return nil, fmt.Errorf("recover metadata: %w", unavailable(step.what, err))
-		}
-	}
-	s.background, s.cancel = context.WithCancel(context.Background())
-	return s, nil
+	return open(ctx, opts, "recover metadata", func(s *Store) []step {
+		return []step{{"take the bucket over", func(ctx context.Context) error { return s.takeOver(ctx, may) }}}
+	})
 }
 
 // Lost tells whether OpenRecovery would begin: the bucket has a cluster, and the metadata store, which stays

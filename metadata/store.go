@@ -131,32 +131,43 @@ type Store struct {
 // directory do not belong together. Open does not take over opts.KV: the caller
 // closes it after Close.
 func Open(ctx context.Context, opts Options) (*Store, error) {
+	s, err := open(ctx, opts, "open metadata", func(s *Store) []step {
+		return []step{
+			{"agree on cluster id", s.openCluster},
+			{"look for other agents", func(ctx context.Context) error {
+				if s.opts.Advertised == "" {
+					return nil
+				}
+				return s.refuseTwins(ctx)
+			}},
+			{"claim node id", s.claimNode},
+			{"raise epoch", s.raiseNodeEpoch},
+		}
+	})
+	if err == nil {
+		s.wg.Go(func() { s.watchForever(s.background, topicRow(""), s.applyTopicRow) })
+	}
+	return s, err
+}
+
+// step is a part of opening a Store.
+type step struct {
+	what string
+	do   func(context.Context) error
+}
+
+// open makes a Store: first what is special, then topics and partitions are loaded.
+func open(ctx context.Context, opts Options, what string, first func(*Store) []step) (*Store, error) {
 	if err := opts.setDefaults(); err != nil {
 		return nil, err
 	}
 	s := newStore(opts)
-	for _, step := range []struct {
-		what string
-		do   func(context.Context) error
-	}{
-		{"agree on cluster id", s.openCluster},
-		{"look for other agents", func(ctx context.Context) error {
-			if s.opts.Advertised == "" {
-				return nil
-			}
-			return s.refuseTwins(ctx)
-		}},
-		{"claim node id", s.claimNode},
-		{"raise epoch", s.raiseNodeEpoch},
-		{"load topics", s.completeTopics},
-		{"load partitions", s.loadPartitions},
-	} {
+	for _, step := range append(first(s), step{"load topics", s.completeTopics}, step{"load partitions", s.loadPartitions}) {
 		if err := step.do(ctx); err != nil {
-			return nil, fmt.Errorf("open metadata: %w", unavailable(step.what, err))
+			return nil, fmt.Errorf("%s: %w", what, unavailable(step.what, err))
 		}
 	}
 	s.background, s.cancel = context.WithCancel(context.Background())
-	s.wg.Go(func() { s.watchForever(s.background, topicRow(""), s.applyTopicRow) })
 	return s, nil
 }
 

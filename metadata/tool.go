@@ -8,24 +8,7 @@ import (
 // OpenTool opens the metadata of a cluster for a tool that is no agent: it claims no node id, founds nothing, and sees topics
 // as they were when it was opened. ErrForeignBucket: bucket and metadata store do not belong together, or have no cluster.
 func OpenTool(ctx context.Context, opts Options) (*Store, error) {
-	if err := opts.setDefaults(); err != nil {
-		return nil, err
-	}
-	s := newStore(opts)
-	for _, step := range []struct {
-		what string
-		do   func(context.Context) error
-	}{
-		{"look for the cluster", s.joinCluster},
-		{"load topics", s.completeTopics},
-		{"load partitions", s.loadPartitions},
-	} {
-		if err := step.do(ctx); err != nil {
-			return nil, fmt.Errorf("open metadata: %w", unavailable(step.what, err))
-		}
-	}
-	s.background, s.cancel = context.WithCancel(context.Background())
-	return s, nil
+	return open(ctx, opts, "open metadata", func(s *Store) []step { return []step{{"look for the cluster", s.joinCluster}} })
 }
 
 // joinCluster is openCluster that writes nothing.

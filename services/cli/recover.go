@@ -2,14 +2,11 @@ package cli
 
 import (
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/cirrolog/cirrolog/services/agent"
 	"github.com/cirrolog/cirrolog/services/recovery"
-	"github.com/cirrolog/cirrolog/tiering/objstore"
 )
 
 func (a *app) recoverCmd() *cobra.Command {
@@ -29,22 +26,13 @@ func (a *app) recoverCmd() *cobra.Command {
 	f.BoolVar(&takeOver, "take-over", false, "go on although agents of another metadata store write to the bucket: they are stopped by what is recovered")
 	a.outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if cfg.Metadata == "" || cfg.Bucket == "" {
-			return fmt.Errorf("%w: --metadata and --bucket are required", errUsage)
-		}
 		ctx := cmd.Context()
-		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-		b, err := openBucket(ctx, cfg.Bucket)
+		c, err := openCluster(cmd, &cfg)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = objstore.Close(b) }()
-		store, _, err := agent.OpenMetadata(ctx, cfg.Metadata, log)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = store.Close() }()
-		r, err := recovery.Run(ctx, recovery.Options{Bucket: b, KV: store, TakeOver: takeOver, Logger: log})
+		defer c.close()
+		r, err := recovery.Run(ctx, recovery.Options{Bucket: c.bucket, KV: c.store, TakeOver: takeOver, Logger: c.log})
 		if err != nil {
 			return err
 		}

@@ -4,17 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cirrolog/cirrolog/metadata"
-	"github.com/cirrolog/cirrolog/services/agent"
 	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/tiering"
-	"github.com/cirrolog/cirrolog/tiering/objstore"
 	"github.com/cirrolog/cirrolog/tiering/wal"
 )
 
@@ -41,27 +38,18 @@ func (a *app) sweepCmd() *cobra.Command {
 	f.BoolVar(&dryRun, "dry-run", false, "delete nothing, only say what would be; streams are not looked at")
 	a.outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if cfg.Metadata == "" || cfg.Bucket == "" {
-			return fmt.Errorf("%w: --metadata and --bucket are required", errUsage)
-		}
 		ctx := cmd.Context()
-		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-		b, err := openBucket(ctx, cfg.Bucket)
+		c, err := openCluster(cmd, &cfg)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = objstore.Close(b) }()
-		store, _, err := agent.OpenMetadata(ctx, cfg.Metadata, log)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = store.Close() }()
-		meta, err := metadata.OpenTool(ctx, metadata.Options{KV: store, Bucket: b, Incarnation: ids.NewIncarnation(), Logger: log})
+		defer c.close()
+		meta, err := metadata.OpenTool(ctx, metadata.Options{KV: c.store, Bucket: c.bucket, Incarnation: ids.NewIncarnation(), Logger: c.log})
 		if err != nil {
 			return err
 		}
 		defer func() { _ = meta.Close() }()
-		s := broker.NewSweeper(broker.SweeperOptions{Meta: meta, Bucket: b, Logger: log})
+		s := broker.NewSweeper(broker.SweeperOptions{Meta: meta, Bucket: c.bucket, Logger: c.log})
 		r := sweepResult{DryRun: dryRun}
 		if r.Segments, err = s.Segments(ctx, cfg.SweepGrace, dryRun); err != nil {
 			return err

@@ -66,7 +66,7 @@ func (m *Manager) prepare(ctx context.Context, moves []Move) {
 	}
 	var wg sync.WaitGroup
 	for to, c := range coming {
-		if a, ok := m.agent(to); ok {
+		if a, ok := m.o.Meta.Agent(to); ok {
 			wg.Go(func() {
 				slices.SortFunc(c.Partitions, wal.CompareTP)
 				err := m.o.Peers.Prepare(ctx, a, *c)
@@ -99,15 +99,6 @@ func (m *Manager) streams(moves []Move) []ids.Incarnation {
 	return out
 }
 
-func (m *Manager) agent(inc ids.Incarnation) (metadata.Agent, bool) {
-	for _, a := range m.o.Meta.Agents() {
-		if a.Incarnation == inc {
-			return a, true
-		}
-	}
-	return metadata.Agent{}, false
-}
-
 // tell tells the receivers of a release, which is durable, of it, in the background.
 func (m *Manager) tell(r metadata.Released, rs []wal.Release) {
 	if m.o.Peers == nil {
@@ -120,7 +111,7 @@ func (m *Manager) tell(r metadata.Released, rs []wal.Release) {
 			continue
 		}
 		told[rel.To] = true
-		a, ok := m.agent(rel.To)
+		a, ok := m.o.Meta.Agent(rel.To)
 		if !ok {
 			continue
 		}
