@@ -34,16 +34,24 @@ func (a *Agent) diskInfo(r *metadata.DiskRecord) DiskInfo {
 	if _, there := a.meta.NodeOf(r.Incarnation); there {
 		d.State = diskActive
 	}
-	led := 0
+	_, local := a.owned(r.Incarnation)
+	d.Partitions = max(local, d.Partitions)
+	return d
+}
+
+// owned counts the partitions that an agent leads by the metadata store, and those of them that are of class local.
+func (a *Agent) owned(inc ids.Incarnation) (all, local int) {
 	for _, t := range a.meta.Snapshot().Topics() {
 		for p := range t.Partitions {
-			if t.Config.Durability == metadata.DurabilityLocal && a.meta.Owner(t, p).Incarnation == r.Incarnation {
-				led++
+			if a.meta.Owner(t, p).Incarnation != inc {
+				continue
+			}
+			if all++; t.Config.Durability == metadata.DurabilityLocal {
+				local++
 			}
 		}
 	}
-	d.Partitions = max(led, d.Partitions)
-	return d
+	return all, local
 }
 
 // disks lists the disks of the cluster that have, or had, partitions of class local.

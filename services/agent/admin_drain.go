@@ -45,16 +45,7 @@ func (a *Agent) drain(drained bool) http.HandlerFunc {
 			return
 		}
 		out := DrainState{Node: o.Node, Drained: o.Drained}
-		for _, t := range a.meta.Snapshot().Topics() {
-			for p := range t.Partitions {
-				if a.meta.Owner(t, p).Incarnation != o.Incarnation {
-					continue
-				}
-				if out.Leads++; t.Config.Durability == metadata.DurabilityLocal {
-					out.Stays++
-				}
-			}
-		}
+		out.Leads, out.Stays = a.owned(o.Incarnation)
 		writeJSON(w, http.StatusOK, out)
 	}
 }

@@ -55,7 +55,10 @@ func (a *Agent) watchBucket() {
 			case <-tick.C:
 			}
 			waits := a.stream.Waiting()
-			if waits < cutOffAfter || time.Since(asked) < cutOffPause || a.leadsLocal() {
+			if waits < cutOffAfter || time.Since(asked) < cutOffPause {
+				continue
+			}
+			if _, local := a.owned(a.incarnation); local > 0 { // they go on without the bucket, and nobody else can lead them
 				continue
 			}
 			if node, ok := a.otherPuts(ctx); ok {
@@ -65,21 +68,6 @@ func (a *Agent) watchBucket() {
 			asked = time.Now()
 		}
 	}()
-}
-
-// leadsLocal tells whether this agent leads partitions of class local, which go on without the bucket, and nobody else can lead.
-func (a *Agent) leadsLocal() bool {
-	for _, t := range a.meta.Snapshot().Topics() {
-		if t.Config.Durability != metadata.DurabilityLocal {
-			continue
-		}
-		for p := range t.Partitions {
-			if a.meta.Owner(t, p).Incarnation == a.incarnation {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // otherPuts asks the other agents to put an object, and returns one that has.

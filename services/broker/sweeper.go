@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -26,7 +25,7 @@ type SweeperOptions struct {
 type Sweeper struct {
 	o      SweeperOptions
 	index  tiering.Index
-	proofs proofReader
+	starts knownStarts
 }
 
 // NewSweeper returns a sweeper that does nothing by itself.
@@ -45,17 +44,19 @@ func (s *Sweeper) Segments(ctx context.Context, grace time.Duration, dryRun bool
 	if err := s.o.Meta.CheckOwner(ctx); err != nil {
 		return tiering.SweepReport{}, err
 	}
-	proofs, err := s.proofs.read(ctx, s.o.Meta, s.o.Now(), grace)
+	now := s.o.Now()
+	proofs, err := s.readProofs(ctx)
 	if err != nil {
 		return tiering.SweepReport{}, err
 	}
+	proofs.starts = s.starts.note(proofs.starts, now, grace)
 	return tiering.Sweep(ctx, tiering.SweepOptions{Bucket: s.o.Bucket, Index: s.index, Proofs: proofs, Grace: grace, DryRun: dryRun,
 		Now: s.o.Now, Logger: s.o.Logger})
 }
 
-// proofReader reads from the bucket what may be deleted. A log start there is as old as the newest object that has
-// all of them, which may be young for ever; so it also remembers since when it has known them.
-type proofReader struct {
+// knownStarts remembers since when log starts are known. One in the bucket is as old as the newest object that has
+// all of them, which may be young for ever.
+type knownStarts struct {
 	mu      sync.Mutex
 	history []startsAt // oldest first
 }
@@ -65,32 +66,19 @@ type startsAt struct {
 	starts map[ids.TopicPartition]int64
 }
 
-// read returns the proofs for one sweep. A log start counts as old as the
-// newest reading that has passed the grace period.
-func (r *proofReader) read(ctx context.Context, meta *metadata.Store, now time.Time, grace time.Duration) (tiering.Proofs, error) {
-	p := &bucketProofs{meta: meta, deleted: map[ids.TopicID]time.Time{}}
-	topics, err := meta.DeletedTopics(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read deleted topics: %w", err)
+// note adds what was read now, and returns the newest reading that has passed the grace period, else the oldest: as old
+// its log starts count.
+func (k *knownStarts) note(read startsAt, now time.Time, grace time.Duration) startsAt {
+	if read.at.After(now) {
+		read.at = now
 	}
-	for _, t := range topics {
-		p.deleted[t.ID] = time.UnixMilli(t.At)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.history = append(k.history, read)
+	for len(k.history) > 1 && now.Sub(k.history[1].at) >= grace {
+		k.history = k.history[1:]
 	}
-	starts, at, err := meta.DatedLogStarts(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read log starts: %w", err)
-	}
-	if at.After(now) {
-		at = now
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.history = append(r.history, startsAt{at: at, starts: starts})
-	for len(r.history) > 1 && now.Sub(r.history[1].at) >= grace {
-		r.history = r.history[1:]
-	}
-	p.starts = r.history[0]
-	return p, nil
+	return k.history[0]
 }
 
 // bucketProofs are the proofs of one sweep.

@@ -86,7 +86,7 @@ func (s *Sweeper) readProofs(ctx context.Context) (*bucketProofs, error) {
 	for _, t := range topics {
 		p.deleted[t.ID] = time.UnixMilli(t.At)
 	}
-	if p.starts.starts, err = s.o.Meta.ReadLogStarts(ctx); err != nil {
+	if p.starts.starts, p.starts.at, err = s.o.Meta.DatedLogStarts(ctx); err != nil {
 		return nil, fmt.Errorf("read log starts: %w", err)
 	}
 	return p, nil

@@ -196,12 +196,9 @@ func (a *app) lags(ctx context.Context, adm *kadm.Client, topics []string, rows 
 	if len(topics) == 0 {
 		return nil
 	}
-	var listed [3]kadm.ListedOffsets
-	for i, list := range []func(context.Context, ...string) (kadm.ListedOffsets, error){adm.ListStartOffsets, adm.ListEndOffsets, adm.ListLocalLogStartOffsets} {
-		var err error
-		if listed[i], err = withLeaders(ctx, func() (kadm.ListedOffsets, error) { return list(ctx, topics...) }); err != nil {
-			return fmt.Errorf("list offsets of %s: %w", strings.Join(topics, ", "), err)
-		}
+	listed, err := listThree(ctx, adm, topics...)
+	if err != nil {
+		return err
 	}
 	at := func(i int, r *groupPartition) int64 {
 		if o, ok := listed[i].Lookup(r.Topic, r.Partition); ok && o.Err == nil {

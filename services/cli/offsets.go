@@ -163,6 +163,16 @@ func withLeaders(ctx context.Context, list func() (kadm.ListedOffsets, error)) (
 	}
 }
 
+// listThree lists start, end and local start offsets.
+func listThree(ctx context.Context, adm *kadm.Client, topics ...string) (listed [3]kadm.ListedOffsets, err error) {
+	for i, list := range []func(context.Context, ...string) (kadm.ListedOffsets, error){adm.ListStartOffsets, adm.ListEndOffsets, adm.ListLocalLogStartOffsets} {
+		if listed[i], err = withLeaders(ctx, func() (kadm.ListedOffsets, error) { return list(ctx, topics...) }); err != nil {
+			return listed, fmt.Errorf("list offsets of %s: %w", strings.Join(topics, ", "), err)
+		}
+	}
+	return listed, nil
+}
+
 // bounds are the offsets a topic has now.
 type bounds struct{ starts, ends kadm.ListedOffsets }
 

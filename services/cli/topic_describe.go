@@ -76,11 +76,9 @@ func describeTopic(ctx context.Context, adm *kadm.Client, name string) (describe
 	if err != nil {
 		return describedTopic{}, err
 	}
-	var listed [3]kadm.ListedOffsets
-	for i, list := range []func(context.Context, ...string) (kadm.ListedOffsets, error){adm.ListStartOffsets, adm.ListEndOffsets, adm.ListLocalLogStartOffsets} {
-		if listed[i], err = withLeaders(ctx, func() (kadm.ListedOffsets, error) { return list(ctx, name) }); err != nil {
-			return describedTopic{}, fmt.Errorf("list offsets of %s: %w", name, err)
-		}
+	listed, err := listThree(ctx, adm, name)
+	if err != nil {
+		return describedTopic{}, err
 	}
 	starts, ends, local := listed[0], listed[1], listed[2]
 	at := func(l kadm.ListedOffsets, p int32) int64 {
