@@ -21,18 +21,9 @@ vacant() { ! listens "$1" || fail "port $1 for $2 is taken: stop what listens th
 
 # launch NAME COMMAND…: starts it in a session of its own, so that Ctrl-C at the script does not reach it.
 launch() {
-  local name=$1 pid; shift
-  launching=1
+  local name=$1; shift
   setsid "$@" > "$run/$name.log" 2>&1 < /dev/null 9>&- &
-  pid=$!
-  echo "$pid $(born "$pid")" > "$run/$name.pid"
-  launching=
-  [ -z "${pending:-}" ] || interrupted
-}
-
-# interrupted is for traps. What is being launched is noted first, so that it is stopped too.
-interrupted() {
-  if [ -n "${launching:-}" ]; then pending=1; else fail "interrupted"; fi
+  echo "$! $(born $!)" > "$run/$name.pid"
 }
 
 # await NAME SECONDS CHECK…: until CHECK succeeds. Fails when the service ends before, or the time is over.

@@ -162,11 +162,25 @@ up() {
   if [ -f "$run/help" ] && [ ${#dead[@]} -lt 7 ]; then resume "${dead[@]}"; return; fi
   stop_all # of a start that was killed
   check_ports
-  trap 'code=$?; trap - EXIT; stop_all; exit $code' EXIT
-  trap interrupted INT TERM HUP
   rm -rf "$run"
   mkdir -p "$run"
   touch "$run/.localstack"
+  export LOCALSTACK_OF=$run # marks all that is started, for interrupted
+  local code=0
+  trap interrupted INT TERM HUP
+  set -m # a process group of its own
+  start < /dev/null &
+  set +m
+  wait $! || code=$?
+  trap - INT TERM HUP
+  [ $code = 0 ] || stop_all
+  [ $code != 0 ] || cat "$run/help"
+  exit $code
+}
+
+# start does the work of up beside the shell that takes the signals: bash may lose a signal, or fail, when it comes in
+# the middle of an expansion, and does not while it waits.
+start() {
   install
   check_tools
   start_services
@@ -174,8 +188,18 @@ up() {
   start_agents
   printf 'bucket_url=%q\nmetadata_url=%q\n' "$bucket_url" "$metadata_url" > "$run/urls"
   help_text > "$run/help"
-  trap - EXIT
-  cat "$run/help"
+}
+
+# interrupted ends start, then what it launched, also what it had no time to note.
+interrupted() {
+  trap '' INT TERM HUP
+  local environ
+  [ -z "${!:-}" ] || { kill -9 -- "-$!"; wait $!; } 2> /dev/null || true
+  stop_all
+  for environ in /proc/[0-9]*/environ; do
+    ! grep -qzFx "LOCALSTACK_OF=$run" "$environ" 2> /dev/null || kill -9 "${environ//[^0-9]/}" 2> /dev/null || true
+  done
+  fail "interrupted"
 }
 
 # resume DEAD…: of a cluster that was up, starts agents again. The services keep nothing over their end.

@@ -5,6 +5,7 @@ package laptop
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -313,27 +314,31 @@ func TestRefused(t *testing.T) {
 	})
 }
 
-// TestInterrupted: Ctrl-C while it starts.
+// TestInterrupted: Ctrl-C while it starts, at whatever moment.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
-	l := newLaptop(t)
-	cmd := l.command("localstack/localstack.sh", "up")
-	var out testenv.Output
-	cmd.Stdout, cmd.Stderr = &out, &out
-	p, err := testenv.StartProcess(cmd)
-	if err != nil {
-		t.Fatal(err)
+	for _, at := range []string{"starting MinIO", "applying", "starting three agents"} {
+		t.Run(at, func(t *testing.T) {
+			l := newLaptop(t)
+			cmd := l.command("localstack/localstack.sh", "up")
+			var out testenv.Output
+			cmd.Stdout, cmd.Stderr = &out, &out
+			p, err := testenv.StartProcess(cmd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Await(upLimit, 10*time.Millisecond, contains(&out, at)); err != nil {
+				t.Fatal(err, out.String())
+			}
+			time.Sleep(rand.N(200 * time.Millisecond))
+			if err := p.Signal(syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+			<-p.Done()
+			l.refused(out.String(), cmd.ProcessState.ExitCode(), "localstack: interrupted")
+			l.nothingLeft()
+		})
 	}
-	err = p.Await(upLimit, 10*time.Millisecond, contains(&out, "starting three agents"))
-	if err != nil {
-		t.Fatal(err, out.String())
-	}
-	if err := p.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	<-p.Done()
-	l.refused(out.String(), cmd.ProcessState.ExitCode(), "localstack: interrupted")
-	l.nothingLeft()
 }
 
 // refused demands an exit code and, behind what tells of progress, one line.
