@@ -70,7 +70,9 @@ func (c *container) become() error {
 		return err
 	}
 	if c.Idle {
-		select {}
+		for {
+			_ = unix.Pause() // in the kernel: Go takes a wait for nothing for a deadlock
+		}
 	}
 	if err := c.mountAll(); err != nil {
 		return err
@@ -106,8 +108,11 @@ func (c *container) joinNetwork() error {
 			return err
 		}
 		defer f.Close()
-		return unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
 	}
+	// Also in another's network: that one may not be so far yet.
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err

@@ -124,6 +124,7 @@ stamped .cache/clients/node "$(node --version 2>&1; cat $matrix/node/package-loc
 (cd $matrix/go && ${GO:-go} mod download) || echo "deps: could not download the Go clients" >&2
 ! command -v mvn >/dev/null 2>&1 || ./localstack/bench/kafka/kafka.sh jars || echo "deps: could not download Kafka" >&2
 go_tool staticcheck "$staticcheck"
+apt_get systemd-analyze systemd
 # What the tests of infra read charts and Compose files with, and the base of the image.
 go_module helm localstack/tools helm.sh/helm/v3/cmd/helm
 go_module compose localstack/tools ./compose
