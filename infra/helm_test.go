@@ -146,7 +146,7 @@ func validate(t *testing.T, text string) {
 	if err := os.WriteFile(file, []byte(strings.Join(core, "---")), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(testenv.Root(), ".cache", "clients", "kubernetes", "bin", "kubernetes-validate")
+	program := filepath.Join(testenv.Root(), ".cache", "clients", "schemas", "bin", "kubernetes-validate")
 	if _, err := os.Stat(program); err != nil {
 		testenv.Missing(t, "kubernetes-validate")
 	}

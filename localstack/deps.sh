@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is missing. Says what it could not install;
 # the tests that need it then skip, or fail with REQUIRE_ALL=1.
-#   deps.sh [localstack]     all, or only what localstack.sh needs
+#   deps.sh [localstack|release]     all, or only what localstack.sh or `make snapshot` needs
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=${LOCALSTACK_BIN:-$PWD/.cache/bin}
 mkdir -p "$bin"
 
 minio=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
+goreleaser=github.com/goreleaser/goreleaser/v2@v2.15.0
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 apt_get() { # apt_get PROGRAM PACKAGE: installs PACKAGE when PROGRAM is missing
@@ -83,7 +84,7 @@ localstack_deps() {
   go_module provider/terraform-provider-aws localstack/provider .
 }
 
-python_kubernetes() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r localstack/tools/requirements.txt; }
+python_schemas() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r localstack/tools/requirements.txt; }
 
 # image_base DIR: what gcr.io/distroless/static has, of the same packages, for where that image can't be had.
 image_base() {
@@ -109,6 +110,7 @@ node_clients() { cp "$matrix/node/package.json" "$matrix/node/package-lock.json"
 
 case ${1:-} in
 localstack) localstack_deps; exit 0;;
+release) go_tool goreleaser "$goreleaser"; exit 0;;
 ?*) sed -n 2,4p "$0"; exit 2;;
 esac
 apt_get kcat kcat
@@ -129,6 +131,6 @@ apt_get systemd-analyze systemd
 go_module helm localstack/tools helm.sh/helm/v3/cmd/helm
 go_module compose localstack/tools ./compose
 go_module monitoring localstack/tools ./monitoring
-stamped .cache/clients/kubernetes "$(python3 --version 2>&1; cat localstack/tools/requirements.txt)" python_kubernetes .cache/clients/kubernetes
+stamped .cache/clients/schemas "$(python3 --version 2>&1; cat localstack/tools/requirements.txt)" python_schemas .cache/clients/schemas
 ! command -v apt-get >/dev/null 2>&1 || stamped .cache/image-base "2 $(cat /etc/debian_version)" image_base "$PWD/.cache/image-base"
 exit 0
