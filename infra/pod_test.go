@@ -229,6 +229,17 @@ func TestPod(t *testing.T) {
 	if n := p.set.at("spec", "ordinals", "start"); n != 7 {
 		t.Errorf("the first pod has the ordinal %v", n)
 	}
+	for what, want := range map[string]bool{
+		"runAsNonRoot":             p.spec.at("securityContext", "runAsNonRoot") == true,
+		"seccompProfile":           p.spec.at("securityContext", "seccompProfile", "type") == "RuntimeDefault",
+		"readOnlyRootFilesystem":   p.agent.at("securityContext", "readOnlyRootFilesystem") == true,
+		"allowPrivilegeEscalation": p.agent.at("securityContext", "allowPrivilegeEscalation") == false,
+		"capabilities":             p.agent.at("securityContext", "capabilities", "drop", 0) == "ALL",
+	} {
+		if !want { // the restricted profile of Kubernetes wants these
+			t.Errorf("%s of the pod is not restricted", what)
+		}
+	}
 	k := &podRun{name: "events-cirrolog-7", namespace: "streams", zone: "zone-a", index: 7, objects: objects, secrets: map[string]map[string]string{
 		"meta": {"url": "redis://redis:6379?namespace=prod"}, "rpc": {"word": "secret"}, "bucket": {"AWS_ACCESS_KEY_ID": "streams", "AWS_SECRET_ACCESS_KEY": "streams-secret"}}}
 	host := k.name + ".events-cirrolog-headless.streams.svc.cluster.local"
