@@ -131,7 +131,8 @@ func (c *container) joinNetwork() error {
 
 // mountAll makes the container's file system and goes there.
 func (c *container) mountAll() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	// In a chroot the root is no mount (EINVAL), and what it lies on can't be named.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("private mounts: %w", err)
 	}
 	if c.Root == "/" {
