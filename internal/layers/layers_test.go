@@ -55,6 +55,7 @@ var allowed = map[string][]string{
 	"services/agent":    {"gateway/…", "services/broker", "services/group", "services/lead", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
 	"services/cli":      {"gateway/http", "services/agent", "services/broker", "services/recovery", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
 	"services/cirrolog": {"services/agent", "services/cli"},
+	"infra/sbom":        {},
 }
 
 // testOnly packages serve tests: they may import anything, and nobody but
