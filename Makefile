@@ -10,10 +10,14 @@ export GOFLAGS ?= -tags=grpcnotrace
 export CGO_ENABLED ?= 0
 FUZZTIME ?= 60s
 
-.PHONY: run build test race fuzz crash faults chaos fresh mutants sim bench bench-cold bench-readers bench-object measure-cluster bench-http bench-kafka scale lint snapshot deps services-up services-down localstack-up localstack-down proto
+.PHONY: run build lambda test race fuzz crash faults chaos fresh mutants sim bench bench-cold bench-readers bench-object measure-cluster bench-http bench-kafka scale lint snapshot deps services-up services-down localstack-up localstack-down proto
 
 build:
 	$(GO) build -o bin/cirrolog ./services/cirrolog
+
+# lambda builds the Lambda functions as zip files for provided.al2023 on arm64: the same bytes each time.
+lambda:
+	$(GO) run ./internal/lambdazip -o .cache/lambda
 
 run: build
 	./bin/cirrolog serve --data-dir data
