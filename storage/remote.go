@@ -397,7 +397,15 @@ func (s *Store) carry(ranges []carried) error {
 	}
 	for _, c := range ranges {
 		for at := c.base; at <= c.last; {
-			res, err := c.log.Read(context.Background(), at, carryBytes, true)
+			res, err := c.log.Read(noWait, at, carryBytes, true)
+			if errors.Is(err, ErrBusy) { // small batches of many logs hold a buffer each: those held here may be all there are
+				if err := flush(); err != nil {
+					return err
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), carryTime)
+				res, err = c.log.Read(ctx, at, carryBytes, true)
+				cancel()
+			}
 			if err != nil || res.Size == 0 {
 				break // removed, or tiered, meanwhile
 			}
