@@ -38,12 +38,18 @@ type RemoteOptions struct {
 	MaxObjects int // default 512
 }
 
+// Defaults of RemoteOptions.
+const (
+	DefaultTierMinBytes = 1 << 20
+	DefaultTierMaxDelay = 10 * time.Minute
+)
+
 func (o *RemoteOptions) setDefaults() {
 	if o.TierMinBytes <= 0 {
-		o.TierMinBytes = 1 << 20
+		o.TierMinBytes = DefaultTierMinBytes
 	}
 	if o.TierMaxDelay <= 0 {
-		o.TierMaxDelay = 10 * time.Minute
+		o.TierMaxDelay = DefaultTierMaxDelay
 	}
 	if o.MaxObjects <= 0 {
 		o.MaxObjects = 512

@@ -53,8 +53,9 @@ var allowed = map[string][]string{
 	"gateway/http":      {},
 	"gateway/rpc":       {"gateway/rpc/proto", "services/broker", "services/lead", "metadata", "storage/ids"},
 	"gateway/rpc/proto": {},
+	"services/cost":     {},
 	"services/agent":    {"gateway/…", "services/broker", "services/group", "services/lead", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
-	"services/cli":      {"gateway/http", "services/agent", "services/broker", "services/recovery", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
+	"services/cli":      {"gateway/http", "services/agent", "services/broker", "services/cost", "services/recovery", "storage", "storage/…", "tiering", "tiering/…", "metadata", "metadata/…"},
 	"services/cirrolog": {"services/agent", "services/cli"},
 	"infra/sbom":        {},
 	// Functions share nothing with the agent; ingest is a Kafka client like the gateway.
