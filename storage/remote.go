@@ -408,9 +408,7 @@ func (s *Store) carry(ranges []carried) error {
 				if err := flush(); err != nil {
 					return err
 				}
-				ctx, cancel := context.WithTimeout(context.Background(), carryTime)
-				res, err = c.log.Read(ctx, at, carryBytes, true)
-				cancel()
+				res, err = c.log.Read(context.Background(), at, carryBytes, true) // those of others come back
 			}
 			if err != nil || res.Size == 0 {
 				break // removed, or tiered, meanwhile
