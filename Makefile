@@ -10,10 +10,14 @@ export GOFLAGS ?= -tags=grpcnotrace
 export CGO_ENABLED ?= 0
 FUZZTIME ?= 60s
 
-.PHONY: run build test race fuzz crash faults chaos fresh mutants sim bench bench-cold bench-readers bench-object measure-cluster bench-http bench-kafka scale lint deps services-up services-down localstack-up localstack-down proto
+.PHONY: run build lambda test race fuzz crash faults chaos fresh mutants sim bench bench-cold bench-readers bench-object measure-cluster bench-http bench-kafka scale lint snapshot deps services-up services-down localstack-up localstack-down proto
 
 build:
 	$(GO) build -o bin/cirrolog ./services/cirrolog
+
+# lambda builds the Lambda functions as zip files for provided.al2023 on arm64: the same bytes each time.
+lambda:
+	$(GO) run ./internal/lambdazip -o .cache/lambda
 
 run: build
 	./bin/cirrolog serve --data-dir data
@@ -99,6 +103,12 @@ proto:
 
 lint: deps
 	$(BIN)/staticcheck ./...
+
+# snapshot makes what a release has, of the commit that is checked out: archives, packages, bills of materials.
+# Goreleaser, which it builds for that, takes minutes once.
+snapshot:
+	@./localstack/deps.sh release
+	GOFLAGS= $(BIN)/goreleaser release --snapshot --clean --config infra/goreleaser.yaml
 
 services-up: deps
 	@./localstack/services.sh up

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is missing. Says what it could not install;
 # the tests that need it then skip, or fail with REQUIRE_ALL=1.
-#   deps.sh [localstack]     all, or only what localstack.sh needs
+#   deps.sh [localstack|release]     all, or only what localstack.sh or `make snapshot` needs
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=${LOCALSTACK_BIN:-$PWD/.cache/bin}
 mkdir -p "$bin"
 
 minio=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
+goreleaser=github.com/goreleaser/goreleaser/v2@v2.15.0
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 apt_get() { # apt_get PROGRAM PACKAGE: installs PACKAGE when PROGRAM is missing
@@ -51,7 +52,7 @@ go_tool() { # go_tool PROGRAM MODULE@VERSION
 # go_module PROGRAM DIR PACKAGE: builds PACKAGE as the module in DIR pins it, for what `go install` can't build
 go_module() {
   local what
-  what=$(cd "$2" && cat go.mod go.sum ./*.go ./*.json 2>/dev/null | sha256sum)
+  what=$(cd "$2" && cat go.mod go.sum ./*.go ./*/*.go ./*.json 2>/dev/null | sha256sum)
   [ -x "$bin/$1" ] && [ "$(cat "$bin/$1.version" 2>/dev/null)" = "$what" ] && return
   echo "deps: building $1"
   mkdir -p "$(dirname "$bin/$1")"
@@ -83,12 +84,33 @@ localstack_deps() {
   go_module provider/terraform-provider-aws localstack/provider .
 }
 
+python_schemas() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r localstack/tools/requirements.txt; }
+
+# image_base DIR: what gcr.io/distroless/static has, of the same packages, for where that image can't be had.
+image_base() {
+  local debs p
+  debs=$(mktemp -d)
+  [ "$(id -u)" != 0 ] || [ -n "${updated:-}" ] || apt-get update -qq >/dev/null 2>&1
+  updated=1
+  rm -rf "$1" && mkdir -p "$1" &&
+    (cd "$debs" && apt-get download -qq base-files netbase tzdata ca-certificates >/dev/null 2>&1 && for p in *.deb; do dpkg-deb -x "$p" "$1" || exit 1; done) &&
+    mkdir -p "$1/etc/ssl/certs" "$1/home/nonroot" "$1/tmp" && chmod 1777 "$1/tmp" &&
+    cat "$1"/usr/share/ca-certificates/mozilla/*.crt > "$1/etc/ssl/certs/ca-certificates.crt" &&
+    printf 'root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n' > "$1/etc/passwd" &&
+    printf 'root:x:0:\nnobody:x:65534:\nnonroot:x:65532:\n' > "$1/etc/group" &&
+    rm -rf "$1/usr/share/doc" "$1/usr/share/man" "$1/usr/share/ca-certificates" "$1/usr/sbin" "$1/usr/share/lintian" "$1/etc/update-motd.d"
+  local code=$?
+  rm -rf "$debs"
+  return $code
+}
+
 python_clients() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --disable-pip-version-check -r "$matrix/python/requirements.txt"; }
 
 node_clients() { cp "$matrix/node/package.json" "$matrix/node/package-lock.json" "$1" && (cd "$1" && npm ci --silent --no-audit --no-fund >&2); }
 
 case ${1:-} in
 localstack) localstack_deps; exit 0;;
+release) go_tool goreleaser "$goreleaser"; exit 0;;
 ?*) sed -n 2,4p "$0"; exit 2;;
 esac
 apt_get kcat kcat
@@ -104,4 +126,11 @@ stamped .cache/clients/node "$(node --version 2>&1; cat $matrix/node/package-loc
 (cd $matrix/go && ${GO:-go} mod download) || echo "deps: could not download the Go clients" >&2
 ! command -v mvn >/dev/null 2>&1 || ./localstack/bench/kafka/kafka.sh jars || echo "deps: could not download Kafka" >&2
 go_tool staticcheck "$staticcheck"
+apt_get systemd-analyze systemd
+# What the tests of infra read charts and Compose files with, and the base of the image.
+go_module helm localstack/tools helm.sh/helm/v3/cmd/helm
+go_module compose localstack/tools ./compose
+go_module monitoring localstack/tools ./monitoring
+stamped .cache/clients/schemas "$(python3 --version 2>&1; cat localstack/tools/requirements.txt)" python_schemas .cache/clients/schemas
+! command -v apt-get >/dev/null 2>&1 || stamped .cache/image-base "2 $(cat /etc/debian_version)" image_base "$PWD/.cache/image-base"
 exit 0

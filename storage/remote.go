@@ -38,12 +38,18 @@ type RemoteOptions struct {
 	MaxObjects int // default 512
 }
 
+// Defaults of RemoteOptions.
+const (
+	DefaultTierMinBytes = 1 << 20
+	DefaultTierMaxDelay = 10 * time.Minute
+)
+
 func (o *RemoteOptions) setDefaults() {
 	if o.TierMinBytes <= 0 {
-		o.TierMinBytes = 1 << 20
+		o.TierMinBytes = DefaultTierMinBytes
 	}
 	if o.TierMaxDelay <= 0 {
-		o.TierMaxDelay = 10 * time.Minute
+		o.TierMaxDelay = DefaultTierMaxDelay
 	}
 	if o.MaxObjects <= 0 {
 		o.MaxObjects = 512
@@ -402,9 +408,7 @@ func (s *Store) carry(ranges []carried) error {
 				if err := flush(); err != nil {
 					return err
 				}
-				ctx, cancel := context.WithTimeout(context.Background(), carryTime)
-				res, err = c.log.Read(ctx, at, carryBytes, true)
-				cancel()
+				res, err = c.log.Read(context.Background(), at, carryBytes, true) // those of others come back
 			}
 			if err != nil || res.Size == 0 {
 				break // removed, or tiered, meanwhile

@@ -109,6 +109,11 @@ func jsonError(err error) error {
 	return fail(codeJSON, "JSON can't be decoded: %v", err)
 }
 
+// WriteError answers an error of the caller's own in the envelope of all errors.
+func WriteError(w http.ResponseWriter, status int, message string) {
+	writeError(w, fail(status, "%s", message))
+}
+
 // writeError answers err. What was begun already stays as it is.
 func writeError(w http.ResponseWriter, err error) {
 	e := toAPI(err)

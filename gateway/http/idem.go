@@ -173,7 +173,7 @@ func (s *Server) produceKeyed(w http.ResponseWriter, r *http.Request) error {
 	out := &outcome{timestamp: s.keys.now()}
 	if len(req.recs) > 0 {
 		// What has begun goes on when the client is gone: it will ask again.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.limits.DeliveryTime+keyLoad)
+		ctx, cancel := detached(r.Context(), s.limits.DeliveryTime+keyLoad)
 		defer cancel()
 		if out, err = s.keys.do(ctx, req); err != nil {
 			return err
@@ -498,7 +498,11 @@ func (k *keys) finish(ctx context.Context, l *keyLog, req *keyedRequest, begin *
 		end.State, end.Batches, end.Fingerprint = keyFree, nil, ""
 	}
 	*kept = true
-	k.ends.Go(func() { k.end(l, req, &end, sl) })
+	if k.s.whole {
+		k.end(ctx, l, req, &end, sl)
+	} else {
+		k.ends.Go(func() { k.end(context.Background(), l, req, &end, sl) })
+	}
 	if stored == 0 {
 		return nil, first
 	}
@@ -513,11 +517,12 @@ func unknownOutcome(err error) error {
 	return fail(codeKafkaRetriable, "Nobody knows yet whether the records are stored (%v). Ask again with the same %s.", err, headerKey)
 }
 
-// end stores the outcome, after the answer: until it is there a retry sends the
-// same batches and gets the same offsets. Then key and slot are free.
-func (k *keys) end(l *keyLog, req *keyedRequest, end *keyRecord, sl *slot) {
+// end stores the outcome, after the answer (before it, if nothing may be left for
+// then): until it is there a retry sends the same batches and gets the same
+// offsets. Then key and slot are free.
+func (k *keys) end(ctx context.Context, l *keyLog, req *keyedRequest, end *keyRecord, sl *slot) {
 	defer k.unclaim(hashKey(req.key))
-	ctx, cancel := context.WithTimeout(context.Background(), k.s.limits.DeliveryTime+deliverySlack)
+	ctx, cancel := detached(ctx, k.s.limits.DeliveryTime+deliverySlack)
 	defer cancel()
 	end.At = k.now().UnixMilli()
 	if _, err := l.write(ctx, req.key, end); err != nil {

@@ -263,7 +263,7 @@ func (l *keyLog) write(ctx context.Context, key string, r *keyRecord) (offset in
 	}
 	p := hashKey(key).partition()
 	rec := &kgo.Record{Topic: KeyTopic, Partition: p, Key: []byte(key), Value: v}
-	if err := l.s.store(l.s.delivery.context(), rec); err != nil {
+	if err := l.s.store(l.s.delivery.within(ctx), rec); err != nil {
 		return 0, fmt.Errorf("store idempotency key: %w", err)
 	}
 	return rec.Offset, l.wait(ctx, map[int32]int64{p: rec.Offset + 1})

@@ -70,6 +70,7 @@ type lineStream struct {
 	lineFormat
 	s        *Server
 	template *kgo.Record
+	delivery func() context.Context // for the next record
 	topic    kadm.TopicDetail
 	block    []byte // from which values are cut
 	results  []lineResult
@@ -89,6 +90,11 @@ func (s *Server) produceLines(w http.ResponseWriter, r *http.Request) error {
 	}
 	if l.template, l.topic, err = s.template(r); err != nil {
 		return err
+	}
+	l.delivery = s.delivery.context
+	if _, ok := r.Context().Deadline(); ok {
+		all := s.delivery.within(r.Context())
+		l.delivery = func() context.Context { return all }
 	}
 	b, err := s.openBody(w, r, s.limits.MaxStream, s.limits.StallTime)
 	if err != nil {
@@ -278,7 +284,7 @@ func (l *lineStream) line(ctx context.Context, n int64, line []byte, long bool) 
 	if wrong {
 		return false
 	}
-	l.s.client.Produce(l.s.delivery.context(), &p.rec, func(_ *kgo.Record, err error) {
+	l.s.client.Produce(l.delivery(), &p.rec, func(_ *kgo.Record, err error) {
 		if p.err = err; err != nil {
 			l.failed.Store(true)
 		}

@@ -76,7 +76,7 @@ func (s *Server) produceRaw(w http.ResponseWriter, r *http.Request) error {
 	}
 	// A client that goes away leaves a record that is stored or not; it can't
 	// be called back.
-	if err := s.store(s.delivery.context(), rec); err != nil {
+	if err := s.store(s.delivery.within(r.Context()), rec); err != nil {
 		return err
 	}
 	return writeJSON(w, mediaJSON, produced{rec.Topic, rec.Partition, rec.Offset, rec.Timestamp.UnixMilli()})
@@ -256,3 +256,24 @@ func (d *deliveries) context() context.Context {
 }
 
 const deliverySlack = time.Second
+
+// within is context, or ends with the deadline of ctx where that is earlier. That ctx is cancelled does not end it: what
+// is on its way can't be called back.
+func (d *deliveries) within(ctx context.Context) context.Context {
+	shared := d.context()
+	end, ok := ctx.Deadline()
+	if until, _ := shared.Deadline(); !ok || until.Before(end) {
+		return shared
+	}
+	own, cancel := context.WithDeadline(shared, end)
+	context.AfterFunc(own, cancel)
+	return own
+}
+
+// detached goes on when ctx is cancelled, for as long as limit and the deadline of ctx allow.
+func detached(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if end, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(end))
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), limit)
+}

@@ -30,6 +30,9 @@ type Options struct {
 	// Observe is told of every answered request, for metrics: route is the
 	// path of the route that took it, other if none did. May be nil.
 	Observe func(route string, status int, took time.Duration)
+	// Whole: an answer is sent when it is complete, and behind it the process may stand still, as a Lambda does. Tails
+	// are refused, and nothing is left for after the answer.
+	Whole bool
 }
 
 // Limits of a gateway; zeros stand for the defaults.
@@ -76,6 +79,7 @@ const (
 // Server is a gateway. All methods are safe for concurrent use.
 type Server struct {
 	limits   Limits
+	whole    bool
 	log      *slog.Logger
 	kafka    []kgo.Opt // of every client
 	client   *kgo.Client
@@ -103,7 +107,7 @@ type Server struct {
 
 // New makes a gateway. It connects when the first request comes.
 func New(o Options) (*Server, error) {
-	s := &Server{limits: o.Limits.withDefaults(), log: o.Logger}
+	s := &Server{limits: o.Limits.withDefaults(), whole: o.Whole, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -138,6 +142,10 @@ func New(o Options) (*Server, error) {
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	return s, nil
 }
+
+// Handler is what Serve answers with, for callers that have requests from elsewhere. A deadline of a request's context
+// bounds the time in which its records must be stored. Shutdown ends it too.
+func (s *Server) Handler() http.Handler { return s.http.Handler }
 
 // Serve answers requests on ln until Shutdown.
 func (s *Server) Serve(ln net.Listener) error {

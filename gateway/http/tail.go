@@ -60,6 +60,9 @@ type tail struct {
 
 // tail streams a topic's records from where the request says, without end.
 func (s *Server) tail(w http.ResponseWriter, r *http.Request) error {
+	if s.whole {
+		return fail(501, "There are no streams here: answers are sent as a whole. Read with cursors.")
+	}
 	if !s.tails.take() {
 		return errBusy
 	}

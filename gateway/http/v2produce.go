@@ -71,7 +71,7 @@ func (s *Server) v2Produce(c v2Call) (*v2Produced, error) {
 	rules := s.rules.get(c.r.Context(), t.Topic)
 	// A client that goes away leaves records that are stored or not; they can't
 	// be called back.
-	ctx := s.delivery.context()
+	ctx := s.delivery.within(c.r.Context())
 	errs := make([]error, len(recs))
 	var stored sync.WaitGroup
 	for i := range recs {

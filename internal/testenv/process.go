@@ -25,7 +25,13 @@ type Process struct {
 // StartProcess starts cmd. The kernel kills the process when the thread that started
 // it ends, so a test binary that is killed leaves none behind; hence the locked thread.
 func StartProcess(cmd *exec.Cmd) (*Process, error) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return StartProcessIn(cmd, &syscall.SysProcAttr{})
+}
+
+// StartProcessIn is StartProcess with more attributes, as namespaces.
+func StartProcessIn(cmd *exec.Cmd, attr *syscall.SysProcAttr) (*Process, error) {
+	attr.Pdeathsig = syscall.SIGKILL
+	cmd.SysProcAttr = attr
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {

@@ -19,6 +19,7 @@ RESOURCES = {
            "s3_bucket_public_access_block", "s3_bucket_server_side_encryption_configuration", "s3_bucket_versioning"],
     "dynamodb": ["dynamodb_table"],
     "elasticache": ["elasticache_parameter_group", "elasticache_replication_group", "elasticache_subnet_group"],
+    "iam": ["iam_instance_profile", "iam_role", "iam_role_policy"],
 }
 SIMPLE = {"string": "string", "number": "number", "boolean": "bool", "stringList": "string", "numberList": "number",
           "stringMap": "string", "booleanMap": "bool", "numberMap": "number"}

@@ -5,15 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"path/filepath"
 	"time"
 
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/metadata/kv"
 	"github.com/cirrolog/cirrolog/metadata/kv/bolt"
-	"github.com/cirrolog/cirrolog/metadata/kv/dynamo"
-	"github.com/cirrolog/cirrolog/metadata/kv/redis"
+	"github.com/cirrolog/cirrolog/metadata/kv/kvurl"
 	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/services/lead"
 	"github.com/cirrolog/cirrolog/storage"
@@ -37,19 +35,11 @@ func (a *Agent) openKV(ctx context.Context) (kv.Store, string, error) {
 
 // OpenMetadata opens a metadata store that several agents share, and says what kind it is.
 func OpenMetadata(ctx context.Context, raw string, log *slog.Logger) (kv.Store, string, error) {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return nil, "", fmt.Errorf("%w: --metadata is no URL", ErrConfig) // it may hold a password
+	s, kind, err := kvurl.Open(ctx, raw, log)
+	if errors.Is(err, kvurl.ErrURL) {
+		err = fmt.Errorf("%w: --metadata %w", ErrConfig, err)
 	}
-	switch u.Scheme {
-	case "redis", "rediss":
-		s, err := redis.Open(ctx, raw, redis.Options{Logger: log})
-		return s, "redis", err
-	case "dynamodb":
-		s, err := dynamo.Open(ctx, raw, dynamo.Options{Logger: log})
-		return s, "dynamo", err
-	}
-	return nil, "", fmt.Errorf("%w: --metadata %s://…: want redis://, rediss:// or dynamodb://", ErrConfig, u.Scheme)
+	return s, kind, err
 }
 
 // remoteStream makes a store write ahead into the bucket.

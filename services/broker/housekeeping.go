@@ -288,9 +288,13 @@ func (b *Broker) dropLocal(p *Partition, bases []int64) bool {
 
 // tieredRows reads all index rows of a partition from an offset on.
 func (b *Broker) tieredRows(ctx context.Context, tp ids.TopicPartition, from int64) ([]tiering.Segment, error) {
+	return tieredRows(ctx, b.index, tp, from)
+}
+
+func tieredRows(ctx context.Context, index tiering.Index, tp ids.TopicPartition, from int64) ([]tiering.Segment, error) {
 	var out []tiering.Segment
 	for {
-		rows, err := b.index.Segments(ctx, tp, from, segmentPage)
+		rows, err := index.Segments(ctx, tp, from, segmentPage)
 		if err != nil {
 			return nil, fmt.Errorf("read segment index: %w", err)
 		}

@@ -90,7 +90,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		return knownVariables(os.Environ(), serve.Flags(), agents.Flags())
 	}
-	root.AddCommand(serve, agents, a.gatewayCmd(), a.topicCmd(), a.produceCmd(), a.consumeCmd(), a.replayCmd(), a.groupCmd(), a.segmentCmd(), a.clusterCmd(), a.recoverCmd(), a.sweepCmd(), a.benchCmd(), a.doctorCmd(), a.versionCmd())
+	root.AddCommand(serve, agents, a.gatewayCmd(), a.topicCmd(), a.produceCmd(), a.consumeCmd(), a.replayCmd(), a.groupCmd(), a.segmentCmd(), a.clusterCmd(), a.recoverCmd(), a.sweepCmd(), a.benchCmd(), a.costCmd(), a.doctorCmd(), a.healthCmd(), a.versionCmd())
 	return root
 }
 

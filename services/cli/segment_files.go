@@ -34,7 +34,7 @@ func openSegment(ctx context.Context, bucket objstore.Bucket, name string) (*seg
 		if err != nil {
 			return nil, fmt.Errorf("open %s: %w", name, err)
 		}
-		return &segmentBytes{&objectReader{ctx: ctx, bucket: bucket, key: name}, info.Size, func() error { return nil }}, nil
+		return &segmentBytes{objstore.NewReaderAt(ctx, bucket, name, readAhead), info.Size, func() error { return nil }}, nil
 	}
 	f, err := os.Open(name)
 	if err != nil {
@@ -69,29 +69,8 @@ func objectSize(f io.ReaderAt, size int64) int64 {
 	return size - int64(len(t))
 }
 
-// objectReader is an io.ReaderAt over a bucket object.
-type objectReader struct {
-	ctx    context.Context // of the command
-	bucket objstore.Reader
-	key    string
-}
-
-func (o *objectReader) ReadAt(p []byte, at int64) (int, error) {
-	var n int
-	err := objstore.Retry{}.Do(o.ctx, func() error {
-		r, _, err := o.bucket.Get(o.ctx, o.key, at, int64(len(p)))
-		if err != nil {
-			return err
-		}
-		defer func() { _ = r.Close() }()
-		n, err = io.ReadFull(r, p)
-		return err
-	})
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, objstore.ErrRange) {
-		err = io.EOF
-	}
-	return n, err
-}
+// readAhead is how many bytes of an object are asked for at once where they are read one after the other.
+const readAhead = 4 << 20
 
 // eachSegment calls f for each name and goes on after errors.
 func eachSegment(ctx context.Context, url string, names []string, f func(name string, s *segmentBytes) error) error {
