@@ -99,6 +99,17 @@ func (s *Store) Drained(inc ids.Incarnation) bool {
 // SetDrained says whether an agent that is registered is to give its partitions away and to be given none, until
 // it is started again. ErrUnknownNode: there is none of that node id.
 func (s *Store) SetDrained(ctx context.Context, node int32, drained bool) (Agent, error) {
+	return s.setDrained(ctx, node, "", drained)
+}
+
+// Leaving tells the others that this agent stops: as SetDrained, unless its node was started again meanwhile.
+func (s *Store) Leaving(ctx context.Context) error {
+	_, err := s.setDrained(ctx, s.nodeID, s.opts.Incarnation, true)
+	return err
+}
+
+// setDrained is of the incarnation inc alone, unless that is "".
+func (s *Store) setDrained(ctx context.Context, node int32, inc ids.Incarnation, drained bool) (Agent, error) {
 	key := agentKey(node)
 	var row agentRow
 	err := s.update(ctx, func() ([]kv.Op, []kv.Precondition, error) {
@@ -112,7 +123,7 @@ func (s *Store) SetDrained(ctx context.Context, node int32, drained bool) (Agent
 				return nil, nil, err
 			}
 		}
-		if row.Host == "" {
+		if row.Host == "" || inc != "" && row.Incarnation != inc {
 			return nil, nil, fmt.Errorf("%w: %d", ErrUnknownNode, node)
 		}
 		if row.Drained == drained {
@@ -215,25 +226,32 @@ func (s *Store) TrySealing(ctx context.Context, dead ids.Incarnation, ttl time.D
 	return s.opts.KV.Acquire(ctx, "sealing/"+string(dead), string(s.opts.Incarnation), ttl)
 }
 
-const sweepingKey = "sweeping/streams"
+// Duty is work that one agent of the cluster does for all.
+type Duty string
 
-// TrySweeping takes the right to sweep sealed streams for ttl; it only avoids double work. false
-// without an error: another agent has it.
-func (s *Store) TrySweeping(ctx context.Context, ttl time.Duration) (bool, error) {
-	err := s.opts.KV.Acquire(ctx, sweepingKey, string(s.opts.Incarnation), ttl)
+// What one agent does at a time.
+const (
+	SweepStreams  Duty = "sweeping/streams"  // of sealed streams
+	SweepSegments Duty = "sweeping/segments" // of data/
+)
+
+// TryDuty takes the right to d for ttl, or keeps it; it only avoids double work. false without an error: another agent
+// has it.
+func (s *Store) TryDuty(ctx context.Context, d Duty, ttl time.Duration) (bool, error) {
+	err := s.opts.KV.Acquire(ctx, string(d), string(s.opts.Incarnation), ttl)
 	if errors.Is(err, kv.ErrLeaseLost) {
 		return false, nil
 	}
-	return err == nil, unavailable("take the right to sweep streams", err)
+	return err == nil, unavailable("take the right to "+string(d), err)
 }
 
-// DoneSweeping gives the right to sweep streams to others.
-func (s *Store) DoneSweeping(ctx context.Context) error {
-	err := s.opts.KV.Release(ctx, sweepingKey, string(s.opts.Incarnation))
+// EndDuty gives the right to d to others.
+func (s *Store) EndDuty(ctx context.Context, d Duty) error {
+	err := s.opts.KV.Release(ctx, string(d), string(s.opts.Incarnation))
 	if errors.Is(err, kv.ErrLeaseLost) {
 		return nil
 	}
-	return unavailable("give up the right to sweep streams", err)
+	return unavailable("give up the right to "+string(d), err)
 }
 
 // applyAgent notes a row of an agent.

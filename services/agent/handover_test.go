@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/metadata/kv"
 	"github.com/cirrolog/cirrolog/services/lead"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	contract "github.com/cirrolog/cirrolog/storage/wal"
@@ -257,5 +260,32 @@ func TestHandoverStaleRows(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// The others give nothing to an agent that stops, however long it takes to leave and however uneven that makes them.
+func TestStoppingIsGivenNothing(t *testing.T) {
+	c := newMoveCluster(t, 200*time.Millisecond)
+	a, b := c.start(false), c.start(false)
+	const partitions = 12
+	id := c.create(a, "t", partitions)
+	slow := func(call kv.Call) { // it is registered for long while it leads nothing
+		if call.Method == "Commit" && strings.HasPrefix(call.Keys[0], "agent/") && len(a.led(id, partitions)) == 0 {
+			time.Sleep(3 * time.Second)
+		}
+	}
+	var given atomic.Int32
+	accept := func() { given.Add(1) }
+	led := len(a.led(id, partitions))
+	a.beforeKV.Store(&slow)
+	a.beforeAccept.Store(&accept)
+	if err := a.manager.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := given.Load(); n > 0 || led == 0 {
+		t.Errorf("it had %d partitions, and accepted others %d times while it stopped", led, n)
+	}
+	if n := len(b.led(id, partitions)); n != partitions {
+		t.Errorf("the other leads %d of %d partitions", n, partitions)
 	}
 }

@@ -40,8 +40,9 @@ type moveCluster struct {
 	mu     sync.Mutex // of appends to nodes
 	nodes  []*moveNode
 	ttl    time.Duration
-	dir    string // made first, so that it is removed last
-	rpc    bool   // agents tell each other of moves
+	dir    string        // made first, so that it is removed last
+	rpc    bool          // agents tell each other of moves
+	sweep  time.Duration // of SweepInterval
 }
 
 type moveNode struct {
@@ -63,6 +64,7 @@ type moveNode struct {
 
 	// Called before and after a release, and before an acceptance, enters the stream.
 	beforeRelease, afterRelease, beforeAccept atomic.Pointer[func()]
+	beforeKV                                  atomic.Pointer[func(kv.Call)]
 	// No release is told by the metadata store.
 	releasesLost atomic.Bool
 	hints        hints
@@ -149,6 +151,9 @@ func (c *moveCluster) startOn(stay bool, disk moveDisk) *moveNode {
 	defaults, err := metadata.NewClusterDefaults(nil)
 	must(err)
 	store := kv.WithHooks(c.kv, kv.Hooks{Before: func(call kv.Call) error {
+		if f := n.beforeKV.Load(); f != nil {
+			(*f)(call)
+		}
 		if n.dead.Load() || n.away.Load() || n.releasesLost.Load() && call.Method == "Commit" && strings.HasPrefix(call.Keys[0], "released/") {
 			return kv.ErrUnavailable
 		}
@@ -195,7 +200,7 @@ func (c *moveCluster) startOn(stay bool, disk moveDisk) *moveNode {
 	n.closers = append(n.closers, r.Close)
 	live := func() bool { return !c.leases || n.manager == nil || n.manager.Live() }
 	n.broker, err = broker.New(ctx, broker.Options{Store: n.store, Local: local, Meta: n.meta, Bucket: n.bucket, Incarnation: inc, Epoch: n.meta.NodeEpoch(),
-		Self: broker.Node{ID: n.meta.NodeID(), Host: "h", Port: 1}, Reader: r, Leaders: broker.NewLeaders(n.meta), Live: live, OnTiered: n.stream.Tiered, Logger: log,
+		Self: broker.Node{ID: n.meta.NodeID(), Host: "h", Port: 1}, Reader: r, Leaders: broker.NewLeaders(n.meta), Live: live, OnTiered: n.stream.Tiered, SweepInterval: c.sweep, Logger: log,
 		SetLogStart: func(ctx context.Context, tp ids.TopicPartition, epoch int32, offset int64) error {
 			return n.stream.Change(ctx, wal.Change{LogStarts: []wal.LogStart{{TP: tp, Epoch: epoch, Offset: offset}}})
 		}})

@@ -141,3 +141,33 @@ func (c *moveCluster) restore(items []kv.Item) {
 		}
 	}
 }
+
+// Segments are listed by one agent of the cluster, and by another when that is dead.
+func TestSegmentsAreSweptByOne(t *testing.T) {
+	c := newMoveCluster(t, time.Second)
+	c.sweep = 50 * time.Millisecond
+	sweeps := func(n *moveNode) func() int64 {
+		id := n.bucket.Add(objstore.FaultRule{Method: objstore.MethodList, Prefix: tiering.DataPrefix, Kind: objstore.FaultLatency, Probability: 1})
+		return func() int64 { return n.bucket.Hits(id) }
+	}
+	first := c.start(true)
+	byFirst := sweeps(first)
+	some := func(what string, of func() int64) {
+		t.Helper()
+		for end, from := time.Now().Add(20*time.Second), of(); of() < from+3; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s swept %d times", what, of()-from)
+			}
+		}
+	}
+	some("one agent", byFirst)
+	second := c.start(true)
+	bySecond := sweeps(second)
+	some("the first of two", byFirst)
+	time.Sleep(2 * c.sweep)
+	if n := bySecond(); n > 0 {
+		t.Errorf("the second agent swept %d times beside the first", n)
+	}
+	first.die()
+	some("the second after the first died", bySecond)
+}

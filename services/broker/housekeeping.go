@@ -402,13 +402,23 @@ func (b *Broker) sweepLoop() {
 		case <-tick.C:
 		}
 		b.sweepStreams()
-		r, err := b.sweeper.Segments(b.ctx, b.opts.SweepGrace, false)
-		if err != nil && b.ctx.Err() == nil {
-			b.opts.Logger.Warn("sweep failed", "err", err)
-			continue
-		}
-		if r.Deleted.Objects > 0 {
-			b.opts.Logger.Info("swept bucket", "objects", r.Deleted.Objects, "bytes", r.Deleted.Bytes)
-		}
+		b.sweepSegments()
+	}
+}
+
+// sweepSegments sweeps data/ for all agents, when no other does: the one that has done it keeps the right to, as only it
+// knows for how long log starts have been known.
+func (b *Broker) sweepSegments() {
+	mine, err := b.opts.Meta.TryDuty(b.ctx, metadata.SweepSegments, 3*b.opts.SweepInterval)
+	var r tiering.SweepReport
+	if mine {
+		r, err = b.sweeper.Segments(b.ctx, b.opts.SweepGrace, false)
+	}
+	if err != nil && b.ctx.Err() == nil {
+		b.opts.Logger.Warn("sweep failed", "err", err)
+		return
+	}
+	if r.Deleted.Objects > 0 {
+		b.opts.Logger.Info("swept bucket", "objects", r.Deleted.Objects, "bytes", r.Deleted.Bytes)
 	}
 }

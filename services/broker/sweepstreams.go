@@ -24,7 +24,7 @@ func (s *Sweeper) Streams(ctx context.Context) (wal.Swept, error) {
 	if err := s.o.Meta.CheckOwner(ctx); err != nil {
 		return wal.Swept{}, err
 	}
-	if ok, err := s.o.Meta.TrySweeping(ctx, streamSweepLease); !ok {
+	if ok, err := s.o.Meta.TryDuty(ctx, metadata.SweepStreams, streamSweepLease); !ok {
 		return wal.Swept{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, streamSweepLease)
@@ -38,7 +38,7 @@ func (s *Sweeper) Streams(ctx context.Context) (wal.Swept, error) {
 		return wal.Swept{}, err
 	}
 	swept, err := wal.SweepSealed(ctx, s.o.Bucket, cluster, n, s.o.Logger)
-	return swept, errors.Join(err, s.o.Meta.DoneSweeping(context.WithoutCancel(ctx)))
+	return swept, errors.Join(err, s.o.Meta.EndDuty(context.WithoutCancel(ctx), metadata.SweepStreams))
 }
 
 // needsAge is for how long what was read of the metadata store counts as read just before a delete.

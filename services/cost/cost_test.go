@@ -25,7 +25,7 @@ func TestReckon(t *testing.T) {
 	}
 	segments := 10.0 / 64
 	stored := 10*mib*100*3600.0 + 3*each*window
-	lists := 3 * (1 + 10*mib*100*3600.0/(64*mib)/1000) / 600
+	lists := (1 + 10*mib*100*3600.0/(64*mib)/1000) / 600
 	gets := 10.0 * 3 * 0.5 / 64 * 17 // 16 blocks and a trailer
 	for what, x := range map[string][2]float64{
 		"agents":            {float64(c.Agents), 3},

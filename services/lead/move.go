@@ -184,6 +184,8 @@ const (
 	drainIdle = 4
 	// drainTries bounds how often what was given to a stopping agent meanwhile is given on.
 	drainTries = 5
+	// drainTell bounds the wait for the metadata store to note that this agent stops.
+	drainTell = 2 * time.Second
 )
 
 // Drain gives all partitions to the other live agents, waits a while until those
@@ -193,6 +195,7 @@ func (m *Manager) Drain(ctx context.Context) error {
 	m.mu.Lock()
 	m.draining = true
 	m.mu.Unlock()
+	m.tellLeaving(ctx)
 	moved := false
 	for range drainTries {
 		n, err := m.drainOnce(ctx)
@@ -219,6 +222,15 @@ func (m *Manager) Drain(ctx context.Context) error {
 	}
 	m.stop()
 	return m.o.Meta.DropLease(ctx)
+}
+
+// tellLeaving keeps the others from evening out, by giving them to this agent, the loads that its drain makes uneven.
+func (m *Manager) tellLeaving(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainTell)
+	defer cancel()
+	if err := m.o.Meta.Leaving(ctx); err != nil {
+		m.o.Logger.Warn("the metadata store does not note that this agent stops", "err", err)
+	}
 }
 
 // drainOnce is giveAll to those who live.
