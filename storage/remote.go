@@ -379,7 +379,7 @@ type carried struct {
 const (
 	// carryBytes is how much is carried forward in one commit.
 	carryBytes = 4 << 20
-	// carryTime bounds the wait for memory and room in the stream.
+	// carryTime bounds the wait for room in the stream.
 	carryTime = time.Second
 )
 

@@ -104,10 +104,10 @@ func (m *Manager) lostDisk() error {
 // keptBy are the partitions of a disk that was held last by the incarnation of a record, which is
 // dead: it is sealed if it is not yet.
 func (m *Manager) keptBy(ctx context.Context, last *metadata.DiskRecord) ([]metadata.DiskPartition, error) {
-	s, err := wal.ReadSealed(ctx, m.o.Bucket, m.o.Cluster, last.Incarnation)
+	s, err := wal.ReadSeal(ctx, m.o.Bucket, m.o.Cluster, last.Incarnation)
 	if err == nil && s == nil {
 		m.takeOver(ctx, last.Incarnation)
-		s, err = wal.ReadSealed(ctx, m.o.Bucket, m.o.Cluster, last.Incarnation)
+		s, err = wal.ReadSeal(ctx, m.o.Bucket, m.o.Cluster, last.Incarnation)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the seal of %s, which held disk %s: %w", last.Incarnation, last.Disk, err)
@@ -119,7 +119,7 @@ func (m *Manager) keptBy(ctx context.Context, last *metadata.DiskRecord) ([]meta
 	for _, p := range last.Partitions {
 		newest[p.TP] = p
 	}
-	for _, h := range s.Seal.Heirs {
+	for _, h := range s.Heirs {
 		if h.Disk == last.Disk && h.Epoch >= newest[h.TP].Epoch {
 			newest[h.TP] = metadata.DiskPartition{TP: h.TP, Epoch: h.Epoch, End: h.End, Giver: s.Key()}
 		}
@@ -231,7 +231,7 @@ func (m *Manager) AbandonDisk(ctx context.Context, id ids.DiskID) (*metadata.Dis
 
 // abandonment is the record that gives a disk's partitions away.
 func (m *Manager) abandonment(ctx context.Context, last *metadata.DiskRecord) (*metadata.DiskRecord, error) {
-	s, err := wal.ReadSealed(ctx, m.o.Bucket, m.o.Cluster, last.Incarnation)
+	s, err := wal.ReadSeal(ctx, m.o.Bucket, m.o.Cluster, last.Incarnation)
 	if err != nil {
 		return nil, err
 	}

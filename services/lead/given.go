@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
@@ -140,7 +142,7 @@ func (m *Manager) isSealed(ctx context.Context, inc ids.Incarnation) bool {
 	if slices.Contains(m.o.Meta.Sealed(), inc) {
 		return true
 	}
-	s, err := wal.ReadSealed(ctx, m.o.Bucket, m.o.Cluster, inc)
+	s, err := wal.ReadSeal(ctx, m.o.Bucket, m.o.Cluster, inc)
 	return err == nil && s != nil
 }
 
@@ -169,27 +171,28 @@ func (m *Manager) learnReleases(ctx context.Context) error {
 // fromSeals takes what new seals give to this agent.
 func (t *takeover) fromSeals(ctx context.Context) error {
 	m := t.m
-	for _, inc := range m.o.Meta.Sealed() {
-		if m.sealed[inc] {
-			continue
-		}
-		s, err := t.chain.readSealed(ctx, inc)
-		if err != nil {
-			return err
-		}
-		if s == nil {
-			return errors.New("stream " + string(inc) + " is said to be sealed and is not")
-		}
+	seals, err := t.newSeals(ctx)
+	if err != nil {
+		return err
+	}
+	for _, seal := range seals {
 		var owned []metadata.Owned
-		for _, h := range s.Seal.Heirs {
+		for _, h := range seal.Heirs {
 			if !h.Disk.IsZero() { // nobody leads it until its disk is back
-				m.noteGiven(h.TP, gift{"", h.Epoch, s.Key()})
+				m.noteGiven(h.TP, gift{"", h.Epoch, seal.Key()})
 				continue
 			}
 			owned = append(owned, metadata.Owned{TP: h.TP, Owner: metadata.Owner{Incarnation: h.To, Epoch: h.Epoch}})
-			m.noteGiven(h.TP, gift{h.To, h.Epoch, s.Key()})
+			m.noteGiven(h.TP, gift{h.To, h.Epoch, seal.Key()})
 			if !t.wanted(h.TP, h.To, h.Epoch) {
 				continue
+			}
+			s, err := t.chain.readSealed(ctx, seal.Stream)
+			if err == nil && s == nil {
+				err = errNotSealed(seal.Stream)
+			}
+			if err != nil {
+				return err
 			}
 			a, own, err := t.chain.inherit(ctx, s, h)
 			if errors.Is(err, errSwept) { // the rest must not wait: the topic may be deleted, which this agent need not know
@@ -204,9 +207,35 @@ func (t *takeover) fromSeals(ctx context.Context) error {
 			t.add(a, own)
 		}
 		m.o.Meta.NoteOwners(owned)
-		t.sealed = append(t.sealed, inc)
+		t.sealed = append(t.sealed, seal.Stream)
 	}
 	return nil
+}
+
+func errNotSealed(inc ids.Incarnation) error {
+	return errors.New("stream " + string(inc) + " is said to be sealed and is not")
+}
+
+// sealsAtOnce are as many seals as are read side by side: an agent that starts has those of all earlier starts to read.
+const sealsAtOnce = 16
+
+// newSeals reads the seals that this agent has not gone through yet.
+func (t *takeover) newSeals(ctx context.Context) ([]*wal.SealAt, error) {
+	m := t.m
+	unread := slices.DeleteFunc(m.o.Meta.Sealed(), func(inc ids.Incarnation) bool { return m.sealed[inc] })
+	seals := make([]*wal.SealAt, len(unread))
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(sealsAtOnce)
+	for i, inc := range unread {
+		work.Go(func() (err error) {
+			seals[i], err = wal.ReadSeal(ctx, m.o.Bucket, m.o.Cluster, inc)
+			if err == nil && seals[i] == nil {
+				err = errNotSealed(inc)
+			}
+			return err
+		})
+	}
+	return seals, work.Wait()
 }
 
 // errSwept: a stream is swept only when the acceptances of all heirs are durable.

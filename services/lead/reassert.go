@@ -117,7 +117,7 @@ func (m *Manager) sealedMeanwhile(ctx context.Context, away bool) (bool, error) 
 	if _, ok := m.o.Meta.NodeOf(m.o.Incarnation); ok && !away {
 		return false, nil
 	}
-	s, err := wal.ReadSealed(ctx, m.o.Bucket, m.o.Cluster, m.o.Incarnation)
+	s, err := wal.ReadSeal(ctx, m.o.Bucket, m.o.Cluster, m.o.Incarnation)
 	if err != nil || s == nil {
 		return false, err
 	}
@@ -170,7 +170,7 @@ func (m *Manager) reassertSeals(ctx context.Context) error {
 		return err
 	}
 	for _, inc := range lost {
-		s, err := wal.ReadSealed(ctx, m.o.Bucket, m.o.Cluster, inc)
+		s, err := wal.ReadSeal(ctx, m.o.Bucket, m.o.Cluster, inc)
 		if err == nil && s == nil {
 			err = errors.New("it is not sealed")
 		}

@@ -185,9 +185,12 @@ func (r *run) stream(ctx context.Context, s wal.Listed) error {
 		return nil
 	}
 	if s.Sealed {
-		at, err := wal.SealOf(ctx, r.o.Bucket, r.cluster, s.Incarnation)
+		seal, err := wal.ReadSeal(ctx, r.o.Bucket, r.cluster, s.Incarnation)
+		if err == nil && seal == nil {
+			err = fmt.Errorf("the list shows a seal of %s, and it is not there", s.Incarnation)
+		}
 		if err == nil {
-			err = r.meta.PublishSealed(ctx, s.Incarnation, at)
+			err = r.meta.PublishSealed(ctx, s.Incarnation, seal.At)
 		}
 		if err == nil {
 			r.mu.Lock()

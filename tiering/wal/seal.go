@@ -288,29 +288,44 @@ func readSealed(ctx context.Context, b objstore.Reader, inc ids.Incarnation) (ui
 	return o.Seal, nil
 }
 
-// readSeal reads the seal that counts of a stream that is marked as sealed.
+// readSeal reads the seal that counts of a stream that is marked as sealed. ErrNotFound: it is not.
 func readSeal(ctx context.Context, b objstore.Reader, inc ids.Incarnation) (*Footer, error) {
 	at, err := readSealed(ctx, b, inc)
 	if err != nil {
 		return nil, err
 	}
 	f, err := ReadFooter(ctx, b, inc, at, -1)
+	if errors.Is(err, objstore.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %s, the seal, is not there", contract.ErrDamaged, Key(inc, at))
+	}
 	if err == nil && f.Seal == nil {
 		err = fmt.Errorf("%w: %s is said to be the seal and is none", contract.ErrDamaged, Key(inc, at))
 	}
 	return f, err
 }
 
-// SealOf returns the number of a sealed stream's seal, which it reads to see that it is one.
-func SealOf(ctx context.Context, b objstore.Reader, cluster [16]byte, inc ids.Incarnation) (uint64, error) {
+// SealAt is the seal of a stream, which has its At-th number.
+type SealAt struct {
+	*Seal
+	Stream ids.Incarnation
+	At     uint64
+}
+
+// Key is the key of the seal.
+func (s *SealAt) Key() string { return Key(s.Stream, s.At) }
+
+// ReadSeal returns the seal of a stream alone, whatever the stream has: two small objects; nil: it is not sealed.
+func ReadSeal(ctx context.Context, b objstore.Reader, cluster [16]byte, inc ids.Incarnation) (*SealAt, error) {
 	f, err := readSeal(ctx, b, inc)
-	if err != nil {
-		return 0, err
+	switch {
+	case errors.Is(err, objstore.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case f.Cluster != cluster:
+		return nil, fmt.Errorf("%w: %s is of another cluster", contract.ErrForeign, Key(inc, f.Seq))
 	}
-	if f.Cluster != cluster {
-		return 0, fmt.Errorf("%w: %s is of another cluster", contract.ErrForeign, Key(inc, f.Seq))
-	}
-	return f.Seq, nil
+	return &SealAt{f.Seal, inc, f.Seq}, nil
 }
 
 // ReadSealed returns what a sealed stream has, and its seal; nil: the stream is not sealed.
