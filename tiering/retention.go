@@ -1,5 +1,7 @@
 package tiering
 
+import "math"
+
 // Special values of the retention settings, as in Kafka.
 const (
 	Unlimited = -1 // never, however old or large
@@ -82,6 +84,38 @@ func Retain(c RetentionConfig, s RetentionState) RetentionPlan {
 	}
 	plan.DropLocal = s.dropLocal(c, plan.LogStart)
 	return plan
+}
+
+// TieredUntil tells until when, in ms since 1970 and at the latest, nothing goes of what is in the bucket, whatever is
+// written and uploaded meanwhile: as long as the log start and the limits are the same, and KeepsLocal, Retain asks for
+// nothing until then, and the rows need not be read again. Negative: there is no such time.
+func TieredUntil(c RetentionConfig, s RetentionState) int64 {
+	if !c.Remote || c.RetentionBytes >= 0 {
+		return -1
+	}
+	for _, r := range winners(s.Tiered) {
+		switch {
+		case r.Last < s.LogStart:
+		case c.RetentionMs < 0:
+			return math.MaxInt64
+		default: // the oldest shields what follows it
+			return known(r.MaxTimestamp, r.Uploaded) + c.RetentionMs
+		}
+	}
+	return -1
+}
+
+// KeepsLocal tells that no local segment goes, even if all of them were in the bucket. It needs no rows.
+func KeepsLocal(c RetentionConfig, s RetentionState) bool {
+	pieces := make([]piece, len(s.Local))
+	for i, l := range s.Local {
+		if !l.Active && l.Last < s.LogStart {
+			return false
+		}
+		pieces[i] = piece{last: l.Last, bytes: l.Bytes, timestamp: known(l.MaxTimestamp, l.Modified), pinned: l.Active}
+	}
+	ms, bytes := c.local()
+	return expired(pieces, s.Now, ms, bytes) == 0
 }
 
 // piece is a range of offsets that retention keeps or gives up as a whole.

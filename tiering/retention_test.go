@@ -173,6 +173,47 @@ func TestRetainProperties(t *testing.T) {
 	})
 }
 
+// Until TieredUntil nothing goes, whatever comes behind what there is and whatever leaves the disk, while KeepsLocal.
+func TestTieredUntil(t *testing.T) {
+	spared := 0
+	rapid.Check(t, func(t *rapid.T) {
+		c := RetentionConfig{
+			RetentionMs: rapid.Int64Range(-1, 50).Draw(t, "ms"), RetentionBytes: rapid.Int64Range(-3, 200).Draw(t, "bytes"),
+			LocalRetentionMs: rapid.Int64Range(-2, 50).Draw(t, "localMs"), LocalRetentionBytes: rapid.Int64Range(-2, 400).Draw(t, "localBytes"),
+			Remote: rapid.Bool().Draw(t, "remote"),
+		}
+		s := RetentionState{Now: 100, LogStart: rapid.Int64Range(0, 20).Draw(t, "start")}
+		base := int64(0)
+		grow := func(from int) {
+			for range rapid.IntRange(from, 4).Draw(t, "n") {
+				last := base + rapid.Int64Range(0, 9).Draw(t, "len")
+				bytes, ts := rapid.Int64Range(0, 60).Draw(t, "size"), rapid.Int64Range(-1, 160).Draw(t, "ts")
+				if rapid.Bool().Draw(t, "tiered") {
+					s.Tiered = append(s.Tiered, row(base, last, bytes, ts))
+				}
+				s.Local = append(s.Local, seg(base, last, bytes, ts))
+				base = last + 1
+			}
+		}
+		grow(1)
+		until := TieredUntil(c, s)
+		grow(0)
+		s.Now += rapid.Int64Range(0, 60).Draw(t, "later")
+		s.Local = s.Local[rapid.IntRange(0, len(s.Local)).Draw(t, "dropped"):]
+		s.Local = append(s.Local, active(base, base+3, 10, 1))
+		if s.Now > until || !KeepsLocal(c, s) {
+			return
+		}
+		spared++
+		if p := Retain(c, s); p.LogStart != s.LogStart || len(p.DropLocal) > 0 || p.Roll {
+			t.Fatalf("%+v asks for %+v of %+v before %d", c, p, s, until)
+		}
+	})
+	if spared == 0 {
+		t.Error("the rows are never spared")
+	}
+}
+
 func TestRanges(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var r ranges

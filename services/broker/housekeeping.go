@@ -186,6 +186,27 @@ type check struct {
 	end   int64 // of the log, when it was looked at
 	topic *Topic
 	stir  atomic.Bool // a segment was closed meanwhile
+
+	// What the last reading of the rows has shown: with this log start and topic nothing of the bucket goes until then.
+	rowsStart, rowsUntil int64
+	rowsTopic            *Topic
+}
+
+// rowsRead notes what was read of the index.
+func (c *check) rowsRead(p *Partition, cfg tiering.RetentionConfig, state *tiering.RetentionState) {
+	c.rowsStart, c.rowsTopic = state.LogStart, c.topic
+	c.rowsUntil = min(tiering.TieredUntil(cfg, *state), state.Now+recheckAfter(p.tp))
+}
+
+// sparesRows tells that the rows need not be read: they are most of what retention costs.
+func (c *check) sparesRows(cfg tiering.RetentionConfig, state *tiering.RetentionState) bool {
+	return c.rowsTopic == c.topic && c.rowsStart == state.LogStart && state.Now <= c.rowsUntil && tiering.KeepsLocal(cfg, *state)
+}
+
+// recheckAfter spreads recheck over the partitions.
+func recheckAfter(tp ids.TopicPartition) int64 {
+	jitter := int64(crc32.ChecksumIEEE(fmt.Appendf(nil, "%s", tp))) % recheck.Milliseconds()
+	return recheck.Milliseconds()/2 + jitter
 }
 
 // due tells whether retention may have something to do.
@@ -197,8 +218,10 @@ func (c *check) due(p *Partition, now int64) bool {
 // grows too old for one of the limits, or is to be closed. What is too old
 // already waits for something else, and is looked at each time.
 func (c *check) next(p *Partition, state *tiering.RetentionState, cfg *metadata.TopicConfig, began int64) {
-	jitter := int64(crc32.ChecksumIEEE(fmt.Appendf(nil, "%s", p.tp))) % recheck.Milliseconds()
-	c.at = state.Now + recheck.Milliseconds()/2 + jitter
+	c.at = state.Now + recheckAfter(p.tp)
+	if c.rowsTopic == c.topic && c.rowsUntil >= 0 { // whether they were read this time or not
+		c.at = min(c.at, c.rowsUntil+1)
+	}
 	consider := func(ts, limit int64) {
 		if limit >= 0 {
 			c.at = min(c.at, max(ts+limit+1, 0))
@@ -233,19 +256,25 @@ func (b *Broker) retainPartition(ctx context.Context, p *Partition) (moved bool,
 	c := p.check.topic.Config
 	off := p.log.Offsets()
 	state := tiering.RetentionState{Now: b.opts.Now().UnixMilli(), LogStart: off.Start}
-	if p.bucketCount.Load() > 0 {
-		if state.Tiered, err = b.tieredRows(ctx, p.tp, off.Start); err != nil {
-			return false, err
-		}
-	}
+	cfg := tiering.RetentionConfig{RetentionMs: c.RetentionMs, RetentionBytes: c.RetentionBytes,
+		LocalRetentionMs: c.LocalRetentionMs, LocalRetentionBytes: c.LocalRetentionBytes, Remote: c.RemoteStorage}
 	began := int64(0)
 	for _, s := range p.log.Segments() {
 		began = s.Began.UnixMilli()
 		state.Local = append(state.Local, tiering.LocalRange{Base: s.Base, Last: s.Last, Bytes: s.Bytes, MaxTimestamp: s.MaxTimestamp,
 			Modified: s.ClosedAt.UnixMilli(), Active: !s.Closed})
 	}
-	plan := tiering.Retain(tiering.RetentionConfig{RetentionMs: c.RetentionMs, RetentionBytes: c.RetentionBytes,
-		LocalRetentionMs: c.LocalRetentionMs, LocalRetentionBytes: c.LocalRetentionBytes, Remote: c.RemoteStorage}, state)
+	if p.bucketCount.Load() > 0 {
+		if p.check.sparesRows(cfg, &state) {
+			p.check.next(p, &state, &c, began)
+			return false, nil
+		}
+		if state.Tiered, err = b.tieredRows(ctx, p.tp, off.Start); err != nil {
+			return false, err
+		}
+		p.check.rowsRead(p, cfg, &state)
+	}
+	plan := tiering.Retain(cfg, state)
 	if plan.Roll {
 		p.log.RollIfOld(true) // it goes with one of the next passes
 	}

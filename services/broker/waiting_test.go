@@ -2,17 +2,21 @@ package broker
 
 import (
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/metadata/kv"
 	"github.com/cirrolog/cirrolog/storage"
 	"github.com/cirrolog/cirrolog/storage/batch"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/tiering"
+	"github.com/cirrolog/cirrolog/tiering/objstore"
 )
 
 // diskBroker is a broker of one topic that has its storage and nothing else.
@@ -254,4 +258,51 @@ func TestRetentionLooksWhenDue(t *testing.T) {
 	if got := due(); len(got) != 20 {
 		t.Errorf("after a long time: due %v, want all", got)
 	}
+}
+
+// The rows of a partition are read when something of them may go, not whenever records came.
+func TestRetentionSparesRows(t *testing.T) {
+	cfg := tieredConfig()
+	cfg.RetentionMs, cfg.RetentionBytes, cfg.LocalRetentionMs = 20*time.Minute.Milliseconds(), -1, -2
+	d := newDiskBroker(t, 1, cfg)
+	var reads atomic.Int64
+	store := kv.WithHooks(kv.NewMem(kv.MemOptions{}), kv.Hooks{Before: func(c kv.Call) error {
+		if c.Method == "Range" && strings.HasPrefix(c.Keys[0], "seg/") {
+			reads.Add(1)
+		}
+		return nil
+	}})
+	meta, err := metadata.Open(t.Context(), metadata.Options{KV: store, Bucket: objstore.NewMem(), Incarnation: ids.NewIncarnation()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { meta.Close() })
+	d.opts.Meta, d.opts.Logger, d.index = meta, slog.New(slog.DiscardHandler), &metaIndex{meta: meta}
+	p, began := d.parts[0], d.opts.Now().UnixMilli()
+	for i := range int64(2) { // written ten minutes apart
+		row := metadata.SegmentRow{TP: p.tp, SegmentID: metadata.SegmentID{Base: i, Last: i, Incarnation: ids.NewIncarnation()}, Size: 1, LogSize: 1, Records: 1, MaxTimestamp: began + i*10*time.Minute.Milliseconds()}
+		if err := meta.IndexSegments(t.Context(), []metadata.SegmentRow{row}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.bucketCount.Store(2)
+	pass := func(when string, want int64) {
+		t.Helper()
+		d.write(p)
+		before := reads.Load()
+		d.retain(nil, true)
+		if got := reads.Load() - before; got != want {
+			t.Errorf("%s: the rows were read %d times, want %d", when, got, want)
+		}
+	}
+	pass("first", 1)
+	pass("more records", 0)
+	d.sleep(19 * time.Minute)
+	pass("before the first is too old", 0)
+	other := *d.topic
+	p.topic.Store(&other)
+	pass("new config", 1)
+	pass("more records", 0)
+	d.sleep(61 * time.Second)
+	pass("the first is too old", 1)
 }
