@@ -309,7 +309,7 @@ func (c *cluster) finish() error {
 		k.finish()
 	}
 	for _, d := range c.drivers[1:] {
-		errs = append(errs, d.finish(ctx))
+		errs = append(errs, d.leave(ctx))
 	}
 	for lib := range libraries {
 		errs = append(errs, ask(ctx, c.rec, c.adm, lib))
