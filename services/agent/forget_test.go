@@ -191,3 +191,34 @@ func (c *moveCluster) replaceObjects(tp ids.TopicPartition) (n int) {
 	}
 	return n
 }
+
+// Rows of deleted segments, which the metadata store has back, don't keep an heir from leading.
+func TestHeirDropsDeletedSegments(t *testing.T) {
+	c := newMoveCluster(t, 500*time.Millisecond)
+	a := c.start(true)
+	c.start(true)
+	tp := ids.TopicPartition{Topic: c.create(a, "t", 1)}
+	c.write(tp.Topic, 1, func() { time.Sleep(2500 * time.Millisecond) })
+	owner, p := c.leader(tp)
+	end := c.allTiered(owner, p)
+	if _, err := p.DeleteRecords(t.Context(), end); err != nil {
+		t.Fatal(err)
+	}
+	objects, _, err := c.bucket.List(t.Context(), tiering.PartitionPrefix(tp), "", 1000)
+	if err != nil || len(objects) == 0 || len(c.snapshot("seg/")) == 0 {
+		t.Fatalf("%d objects, %v", len(objects), err)
+	}
+	for _, o := range objects { // a sweep did, and dropped their rows, which are back
+		if err := c.bucket.Delete(t.Context(), o.Key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	owner.die()
+	_, p = c.leader(tp)
+	if at, err := p.Offset(t.Context(), broker.TimestampEarliest); err != nil || at.Offset != end {
+		t.Errorf("the log starts at %d, %v, want %d", at.Offset, err, end)
+	}
+	if rows := c.snapshot("seg/"); len(rows) > 0 {
+		t.Errorf("%d rows name objects that are gone", len(rows))
+	}
+}

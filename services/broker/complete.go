@@ -106,6 +106,11 @@ func (b *Broker) reindex(ctx context.Context, tp ids.TopicPartition, from, end i
 func (b *Broker) lastProducers(ctx context.Context, l lead.Lead, start int64, rows []tiering.Segment) (_ []tiering.Segment, state []segment.ProducerState, err error) {
 	last := rows[len(rows)-1]
 	state, err = b.opts.Reader.Producers(ctx, last)
+	if errors.Is(err, objstore.ErrNotFound) && last.Last < start {
+		// Deleted with its row, which is back: the metadata store forgot that. What it knew of producers is gone for good.
+		rows, err = b.dropGone(ctx, l.TP, rows)
+		return rows, nil, err
+	}
 	if errors.Is(err, objstore.ErrNotFound) {
 		if _, err = b.reindex(ctx, l.TP, min(start, last.Last), last.Last+1, l.Epoch); err != nil {
 			return nil, nil, fmt.Errorf("mend index of %s: %w", l.TP, err)
@@ -122,6 +127,24 @@ func (b *Broker) lastProducers(ctx context.Context, l lead.Lead, start int64, ro
 		return nil, nil, fmt.Errorf("read producers of %s: %w", l.TP, err)
 	}
 	return rows, state, nil
+}
+
+// dropGone drops the rows, all below the log start, of which the bucket has no object, and returns the others.
+func (b *Broker) dropGone(ctx context.Context, tp ids.TopicPartition, rows []tiering.Segment) (left []tiering.Segment, err error) {
+	var gone []tiering.SegmentKey
+	for _, r := range rows {
+		_, err := b.opts.Bucket.Head(ctx, r.Key())
+		switch {
+		case errors.Is(err, objstore.ErrNotFound):
+			gone = append(gone, r.SegmentKey)
+			b.opts.Logger.Warn("dropped a deleted segment from the index, to which the metadata store had brought it back", "key", r.Key())
+		case err != nil:
+			return nil, fmt.Errorf("look for %s: %w", r.Key(), err)
+		default:
+			left = append(left, r)
+		}
+	}
+	return left, b.index.Drop(ctx, tp, gone)
 }
 
 // mendEvery is how often the bucket is searched for what the index of a partition lacks.
