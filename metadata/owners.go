@@ -198,6 +198,14 @@ func (s *Store) Sealed() []ids.Incarnation {
 	return slices.Collect(maps.Keys(s.sealed))
 }
 
+// IsSealed tells whether the stream of inc is known to be sealed.
+func (s *Store) IsSealed(inc ids.Incarnation) bool {
+	s.sealedMu.Lock()
+	defer s.sealedMu.Unlock()
+	_, ok := s.sealed[inc]
+	return ok
+}
+
 // LostSeals lists the incarnations that are known to be sealed and whose rows are not there.
 func (s *Store) LostSeals(ctx context.Context) ([]ids.Incarnation, error) {
 	there := map[ids.Incarnation]bool{}

@@ -139,7 +139,7 @@ func (m *Manager) readReleases(ctx context.Context, r metadata.Released, rs []wa
 
 // isSealed tells whether a stream is known to be sealed, or is by the bucket.
 func (m *Manager) isSealed(ctx context.Context, inc ids.Incarnation) bool {
-	if slices.Contains(m.o.Meta.Sealed(), inc) {
+	if m.o.Meta.IsSealed(inc) {
 		return true
 	}
 	s, err := wal.ReadSeal(ctx, m.o.Bucket, m.o.Cluster, inc)

@@ -107,6 +107,7 @@ type Manager struct {
 	mu       sync.Mutex
 	lease    *Own
 	draining bool
+	ended    atomic.Bool // this agent's stream is known to be sealed
 
 	// work serialises what changes who leads; the fields down to the next line belong to it.
 	work      lock.Mutex
@@ -203,6 +204,9 @@ func (m *Manager) stop() {
 
 // Kick says that something may have changed.
 func (m *Manager) Kick() {
+	if m.o.Meta.IsSealed(m.o.Incarnation) {
+		m.ended.Store(true)
+	}
 	m.seen.Add(1)
 	select {
 	case m.kick <- struct{}{}:
@@ -212,6 +216,9 @@ func (m *Manager) Kick() {
 
 // Live reports whether this agent may answer, without a put, as the leader of its partitions.
 func (m *Manager) Live() bool {
+	if m.ended.Load() { // whatever keeps it from its own end
+		return false
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.lease.Live(m.o.LeaseNow())
@@ -411,7 +418,7 @@ func (m *Manager) leadLoop(ctx context.Context) {
 
 // step accepts everything that this agent was given and does not lead yet. m.work is held.
 func (m *Manager) step(ctx context.Context) error {
-	if slices.Contains(m.o.Meta.Sealed(), m.o.Incarnation) || m.replaced() {
+	if m.o.Meta.IsSealed(m.o.Incarnation) || m.replaced() {
 		if m.o.OnSealed != nil {
 			m.o.OnSealed()
 		}

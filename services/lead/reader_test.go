@@ -112,3 +112,27 @@ func TestDrainedIsNoCandidate(t *testing.T) {
 	}
 	soon("the drained one is none", is(1))
 }
+
+// An agent that the others have taken for dead answers nothing more from the moment at which it can know, whatever it is
+// busy with and however well it renews its lease.
+func TestSealedIsNotLive(t *testing.T) {
+	open := opener(t)
+	_, m := open(false)
+	other, _ := open(false)
+	m.work.Lock() // a release, say, which waits for a bucket that is away
+	defer m.work.Unlock()
+	if err := m.renew(t.Context()); err != nil || !m.Live() {
+		t.Fatalf("live: %v, %v", m.Live(), err)
+	}
+	if err := other.PublishSealed(t.Context(), m.o.Incarnation, 7); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); m.Live(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it goes on")
+		}
+		if err := m.renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -297,6 +298,12 @@ func (w *world) running() (n int) {
 	return n
 }
 
+// stacks puts all goroutines into the trace: what is late shows what it waits for, while it may still come in time.
+func (w *world) stacks() {
+	all := make([]byte, 16<<20)
+	w.trace.add("late: %s", all[:runtime.Stack(all, true)])
+}
+
 // play has clients and faults at work until all operations are done.
 func (w *world) play(ctx context.Context) {
 	plan := drawFaults(w)
@@ -307,6 +314,7 @@ func (w *world) play(ctx context.Context) {
 	storms.Go(func() { w.storm(plan) })
 	ctx, cancel := context.WithTimeout(ctx, w.cfg.span+live)
 	defer cancel()
+	defer time.AfterFunc(w.cfg.span+live/2, w.stacks).Stop()
 	for _, c := range w.clients() {
 		wg.Go(func() {
 			c.run(ctx)
