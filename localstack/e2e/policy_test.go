@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
@@ -235,7 +234,7 @@ func TestPolicies(t *testing.T) {
 	dynamo, e := local.Start(t), minio.Start(t)
 	createTable(t, dynamo, table, e)
 	calls := &awsCalls{seen: map[string]map[string]int{}}
-	p := &policyRun{t: t, bucket: map[string]string{}, metadata: map[string]string{}}
+	p := &policyRun{t: t, calls: calls, bucket: map[string]string{}, metadata: map[string]string{}}
 	for _, role := range policyRoles {
 		through := e
 		through.URL = calls.recorder(t, role, e.URL, noteS3("main/job/"))
@@ -278,6 +277,14 @@ type policyRun struct {
 	t                *testing.T
 	bucket, metadata map[string]string // by role
 	env              []string
+	calls            *awsCalls
+}
+
+// asked tells whether a role has needed a right by now.
+func (p *policyRun) asked(role, right string) bool {
+	p.calls.mu.Lock()
+	defer p.calls.mu.Unlock()
+	return asked(p.calls.seen[role], right)
 }
 
 func (p *policyRun) start(role string, args ...string) *Node {
@@ -327,12 +334,11 @@ func (p *policyRun) run(clear func()) {
 	if _, err := admin.DeleteRecords(t.Context(), off); err != nil {
 		t.Fatal(err)
 	}
-	replay := newClient(t, r.Kafka, kgo.ConsumeTopics("kept"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.Rack("x"))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for n := 0; n < 40 && ctx.Err() == nil; {
-		n += replay.PollFetches(ctx).NumRecords()
-	}
+	kept := &classTopic{c: &classes{failures: failures{t: t}}, name: "kept"}
+	eventually(t, time.Minute, "the reader serves what is tiered", func() bool {
+		kept.fetch(r, 0, 3)
+		return p.asked("reader", "s3:GetObject data")
+	})
 	b.Kill() // its stream is sealed, and swept
 	produce("kept", 40)
 	time.Sleep(6 * time.Second) // sweeps, compaction, what is tiered goes from the disk
@@ -347,7 +353,7 @@ func (p *policyRun) run(clear func()) {
 	p.cli(a, "operator", "replay", "kept", "--to-file", filepath.Join(t.TempDir(), "f"))
 	produce("kept", 1)
 	clear()
-	p.cli(a, "operator", "recover")
+	p.cli(a, "operator", "recover", "--take-over") // the reader died a moment ago
 	produce("kept", 1)
 	a.Stop()
 }
