@@ -25,7 +25,7 @@ type instantLog struct {
 	data [][]byte
 }
 
-func (b *instantBroker) Topic(string) *broker.Topic                      { return b.topic }
+func (b *instantBroker) Topic(string) *broker.Topic { return b.topic }
 func (b *instantBroker) Await(_ context.Context, id ids.TopicID, p int32) (Partition, error) {
 	return b.Partition(id, p)
 }

@@ -74,12 +74,7 @@ func TestHeirKnowsLogStart(t *testing.T) {
 // trimmed for them.
 func TestHeirFindsForgottenSegments(t *testing.T) {
 	c := newMoveCluster(t, 500*time.Millisecond)
-	a := c.start(true)
-	c.start(true)
-	tp := ids.TopicPartition{Topic: c.create(a, "t", 1)}
-	c.write(tp.Topic, 1, func() { time.Sleep(2500 * time.Millisecond) })
-	owner, p := c.leader(tp)
-	end := c.allTiered(owner, p)
+	tp, owner, p, end := c.tieredPartition()
 	rows := c.snapshot("seg/")
 	c.asBefore("seg/", nil)
 	owner.die()
@@ -94,6 +89,17 @@ func TestHeirFindsForgottenSegments(t *testing.T) {
 			t.Errorf("row %s is not there again", it.Key)
 		}
 	}
+}
+
+// tieredPartition starts two agents, and returns a partition of theirs, all of which is tiered up to end.
+func (c *moveCluster) tieredPartition() (tp ids.TopicPartition, owner *moveNode, p *broker.Partition, end int64) {
+	c.t.Helper()
+	a := c.start(true)
+	c.start(true)
+	tp = ids.TopicPartition{Topic: c.create(a, "t", 1)}
+	c.write(tp.Topic, 1, func() { time.Sleep(2500 * time.Millisecond) })
+	owner, p = c.leader(tp)
+	return tp, owner, p, c.allTiered(owner, p)
 }
 
 // allTiered waits until all of a partition is tiered and the stream trimmed, and returns its end.
@@ -139,12 +145,7 @@ func readAll(t *testing.T, p *broker.Partition, end int64) {
 // An heir finds what replaced segments when the metadata store names those again, whose objects are gone.
 func TestHeirFindsReplacedSegments(t *testing.T) {
 	c := newMoveCluster(t, 500*time.Millisecond)
-	a := c.start(true)
-	c.start(true)
-	tp := ids.TopicPartition{Topic: c.create(a, "t", 1)}
-	c.write(tp.Topic, 1, func() { time.Sleep(2500 * time.Millisecond) })
-	owner, p := c.leader(tp)
-	end := c.allTiered(owner, p)
+	tp, owner, p, end := c.tieredPartition()
 	rows := len(c.snapshot("seg/"))
 	if n := c.replaceObjects(tp); n == 0 || n != rows {
 		t.Fatalf("%d objects of %d rows replaced", n, rows)
@@ -195,12 +196,7 @@ func (c *moveCluster) replaceObjects(tp ids.TopicPartition) (n int) {
 // Rows of deleted segments, which the metadata store has back, don't keep an heir from leading.
 func TestHeirDropsDeletedSegments(t *testing.T) {
 	c := newMoveCluster(t, 500*time.Millisecond)
-	a := c.start(true)
-	c.start(true)
-	tp := ids.TopicPartition{Topic: c.create(a, "t", 1)}
-	c.write(tp.Topic, 1, func() { time.Sleep(2500 * time.Millisecond) })
-	owner, p := c.leader(tp)
-	end := c.allTiered(owner, p)
+	tp, owner, p, end := c.tieredPartition()
 	if _, err := p.DeleteRecords(t.Context(), end); err != nil {
 		t.Fatal(err)
 	}

@@ -81,24 +81,35 @@ func (b *Broker) reindex(ctx context.Context, tp ids.TopicPartition, from, end i
 	if err != nil {
 		return nil, err
 	}
+	replaced := slices.DeleteFunc(rows, func(r tiering.Segment) bool {
+		return r.Last > found[len(found)-1].Last || slices.ContainsFunc(found, func(f tiering.Segment) bool { return f.SegmentKey == r.SegmentKey })
+	})
+	if _, err := b.dropGone(ctx, tp, replaced); err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// dropGone drops those of the rows from the index of which the bucket has no object, and returns the others. A metadata
+// store that forgot its last writes names again what was replaced or deleted.
+func (b *Broker) dropGone(ctx context.Context, tp ids.TopicPartition, rows []tiering.Segment) (left []tiering.Segment, err error) {
 	var gone []tiering.SegmentKey
 	for _, r := range rows {
-		if r.Last > found[len(found)-1].Last || slices.ContainsFunc(found, func(f tiering.Segment) bool { return f.SegmentKey == r.SegmentKey }) {
-			continue
-		}
 		_, err := b.opts.Bucket.Head(ctx, r.Key())
 		switch {
 		case errors.Is(err, objstore.ErrNotFound):
 			gone = append(gone, r.SegmentKey)
-			b.opts.Logger.Warn("dropped a segment from the index that was replaced, which the metadata store had forgotten", "key", r.Key())
+			b.opts.Logger.Warn("dropped a segment from the index that is gone, which the metadata store had forgotten", "key", r.Key())
 		case err != nil:
 			return nil, fmt.Errorf("look for %s: %w", r.Key(), err)
+		default:
+			left = append(left, r)
 		}
 	}
 	if len(gone) == 0 {
-		return found, nil
+		return left, nil
 	}
-	return found, b.index.Drop(ctx, tp, gone)
+	return left, b.index.Drop(ctx, tp, gone)
 }
 
 // lastProducers reads the idempotence state behind the last row. Where that row's object is gone, the rows are
@@ -127,24 +138,6 @@ func (b *Broker) lastProducers(ctx context.Context, l lead.Lead, start int64, ro
 		return nil, nil, fmt.Errorf("read producers of %s: %w", l.TP, err)
 	}
 	return rows, state, nil
-}
-
-// dropGone drops the rows, all below the log start, of which the bucket has no object, and returns the others.
-func (b *Broker) dropGone(ctx context.Context, tp ids.TopicPartition, rows []tiering.Segment) (left []tiering.Segment, err error) {
-	var gone []tiering.SegmentKey
-	for _, r := range rows {
-		_, err := b.opts.Bucket.Head(ctx, r.Key())
-		switch {
-		case errors.Is(err, objstore.ErrNotFound):
-			gone = append(gone, r.SegmentKey)
-			b.opts.Logger.Warn("dropped a deleted segment from the index, to which the metadata store had brought it back", "key", r.Key())
-		case err != nil:
-			return nil, fmt.Errorf("look for %s: %w", r.Key(), err)
-		default:
-			left = append(left, r)
-		}
-	}
-	return left, b.index.Drop(ctx, tp, gone)
 }
 
 // mendEvery is how often the bucket is searched for what the index of a partition lacks.

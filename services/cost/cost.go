@@ -124,7 +124,7 @@ func Requests(l Load, s Setup, agents int) (Rates, float64) {
 	kept := wire * (l.Retention + grace).Seconds()
 	r.Stored = kept + n*st.Bytes
 	r.Lists = (1 + kept/st.Segment/ListPage) / s.SweepInterval.Seconds() // one agent lists all segments
-	r.Heads = r.SegmentPuts + n/checkInterval.Seconds()                      // an upload is looked at; readiness
+	r.Heads = r.SegmentPuts + n/checkInterval.Seconds()                  // an upload is looked at; readiness
 	r.Gets = wire * l.FanOut * l.Cold / st.Segment * (math.Ceil(st.Segment/BlockBytes) + 1)
 	return r, st.Segment
 }

@@ -107,7 +107,6 @@ type Manager struct {
 	mu       sync.Mutex
 	lease    *Own
 	draining bool
-	ended    atomic.Bool // this agent's stream is known to be sealed
 
 	// work serialises what changes who leads; the fields down to the next line belong to it.
 	work      lock.Mutex
@@ -204,9 +203,6 @@ func (m *Manager) stop() {
 
 // Kick says that something may have changed.
 func (m *Manager) Kick() {
-	if m.o.Meta.IsSealed(m.o.Incarnation) {
-		m.ended.Store(true)
-	}
 	m.seen.Add(1)
 	select {
 	case m.kick <- struct{}{}:
@@ -216,7 +212,7 @@ func (m *Manager) Kick() {
 
 // Live reports whether this agent may answer, without a put, as the leader of its partitions.
 func (m *Manager) Live() bool {
-	if m.ended.Load() { // whatever keeps it from its own end
+	if m.o.Meta.IsSealed(m.o.Incarnation) { // whatever keeps it from its own end
 		return false
 	}
 	m.mu.Lock()
