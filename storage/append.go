@@ -48,7 +48,7 @@ func (l *Log) appendBatch(ctx context.Context, b []byte, h batch.Header, opts Ap
 		}
 	}()
 	l.appendMu.Lock()
-	defer l.appendMu.Unlock()
+	defer l.unlockAppend()
 	dup, err := l.producers.check(&h)
 	if err != nil {
 		return err
@@ -171,7 +171,7 @@ func (l *Log) place(r *record, now time.Time) (rolled bool, err error) {
 		l.closeSegLocked(s, now)
 		s, rolled = nil, true
 	}
-	l.rollWanted = false
+	l.rollWanted.Store(false)
 	if s == nil {
 		s = l.newSegLocked(r.Base)
 	}
@@ -189,7 +189,7 @@ func (l *Log) fullLocked(s *seg, r *record, now time.Time) bool {
 	if s.size == 0 {
 		return false
 	}
-	return l.rollWanted || s.size+int64(r.size) > l.cfg.SegmentBytes || now.Sub(s.began) >= l.cfg.SegmentAge ||
+	return l.rollWanted.Load() || s.size+int64(r.size) > l.cfg.SegmentBytes || now.Sub(s.began) >= l.cfg.SegmentAge ||
 		r.Last-s.base > math.MaxInt32
 }
 
@@ -201,7 +201,7 @@ func (l *Log) newSegLocked(base int64) *seg {
 
 // closeSegLocked makes the active segment a closing one; the flusher does the rest.
 func (l *Log) closeSegLocked(s *seg, now time.Time) {
-	l.rollWanted = false
+	l.rollWanted.Store(false)
 	s.state, s.closedAt = segClosing, now
 	s.producers = l.producers.snapshot(now.UnixMilli(), l.store.opts.ProducerExpiry)
 }
@@ -314,28 +314,59 @@ func (s *Store) announce(entries []*wal.Entry, err error) {
 
 // RollIfOld closes the active segment when it is older than the topic's
 // segment.ms, or now when force is set, so that it can be tiered. It reports
-// whether it does; the files follow.
+// whether it does; the files follow. It does not wait for an append that waits for room in
+// the stream, which this may be to make: that one closes the segment, and goes into the next one.
 func (l *Log) RollIfOld(force bool) bool {
-	l.appendMu.Lock()
-	rolled := l.roll(force)
-	l.appendMu.Unlock()
-	if rolled {
-		l.store.enqueue(l)
+	if l.appendMu.TryLock() {
+		rolled := l.roll(force)
+		l.appendMu.Unlock()
+		return rolled
 	}
-	return rolled
+	l.mu.Lock()
+	due := l.rollDueLocked(l.store.opts.Now(), force)
+	if due {
+		l.rollWanted.Store(true)
+		l.giveWayLocked()
+	}
+	l.mu.Unlock()
+	l.rollAsWanted() // who holds appendMu may have looked before
+	return due
 }
 
 // roll is RollIfOld with l.appendMu held.
 func (l *Log) roll(force bool) bool {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.rollWanted.Store(false)
 	now := l.store.opts.Now()
-	s := l.activeLocked()
-	if s == nil || s.size == 0 || l.err != nil || l.closed || !force && now.Sub(s.began) < l.cfg.SegmentAge {
-		return false
+	due := l.rollDueLocked(now, force)
+	if due {
+		l.closeSegLocked(l.activeLocked(), now)
 	}
-	l.closeSegLocked(s, now)
-	return true
+	l.mu.Unlock()
+	if due {
+		l.store.enqueue(l)
+	}
+	return due
+}
+
+func (l *Log) rollDueLocked(now time.Time, force bool) bool {
+	s := l.activeLocked()
+	return s != nil && s.size > 0 && l.err == nil && !l.closed && (force || now.Sub(s.began) >= l.cfg.SegmentAge)
+}
+
+// unlockAppend unlocks appendMu, and closes the segment if that was asked for meanwhile.
+func (l *Log) unlockAppend() {
+	l.appendMu.Unlock()
+	l.rollAsWanted()
+}
+
+// rollAsWanted closes the segment if that was asked for while an append was under way. Of those that
+// ask or append one at least finds appendMu free after the other has spoken.
+func (l *Log) rollAsWanted() {
+	for l.rollWanted.Load() && l.appendMu.TryLock() {
+		l.roll(l.rollWanted.Load())
+		l.appendMu.Unlock()
+	}
 }
 
 const logsDir = "logs"

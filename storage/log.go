@@ -87,9 +87,11 @@ type Log struct {
 	store *Store
 	tp    ids.TopicPartition
 
-	// appendMu orders appends: sequence check, offsets, place in the stream.
-	appendMu  lock.Mutex
-	producers producers
+	// appendMu orders appends: sequence check, offsets, place in the stream. Who unlocks it
+	// closes the active segment when that is wanted, see RollIfOld.
+	appendMu   lock.Mutex
+	rollWanted atomic.Bool
+	producers  producers
 
 	flushMu sync.Mutex // one writer of segment files at a time
 	directs directQueue
@@ -112,7 +114,6 @@ type Log struct {
 	queued      bool    // in the store's flush queue
 	closed      bool    // deleted or store closed
 	frozen      bool    // takes no appends, see Freeze
-	rollWanted  bool    // the active segment is to be closed, see closeForRoom
 	giveWay     func()  // not nil: an append waits for room, and this interrupts it
 	runs        []run   // what of it the stream alone has, see remote.go; by offset
 	later       []int64 // recovery: bases of open segments behind the one that is read
@@ -254,7 +255,7 @@ func (l *Log) Epochs() []segment.EpochStart {
 // Producers returns the idempotence state, for DescribeProducers and tests.
 func (l *Log) Producers() []segment.ProducerState {
 	l.appendMu.Lock()
-	defer l.appendMu.Unlock()
+	defer l.unlockAppend()
 	return l.producers.snapshot(l.store.opts.Now().UnixMilli(), l.store.opts.ProducerExpiry)
 }
 

@@ -111,8 +111,9 @@ func (s *Store) CreateAt(tp ids.TopicPartition, cfg LogConfig, b Begin) (*Log, e
 // Freeze makes the log refuse appends (ErrClosed) and returns where it ends. Everything before is
 // in the stream, and may not be durable yet: what enters the stream from now on comes behind it.
 func (l *Log) Freeze() (end int64, err error) {
-	l.appendMu.Lock()
-	defer l.appendMu.Unlock()
+	l.takeNoMore()
+	l.appendMu.Lock() // for the append that is under way
+	defer l.unlockAppend()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -121,8 +122,15 @@ func (l *Log) Freeze() (end int64, err error) {
 	case l.closed:
 		return 0, ErrClosed
 	}
-	l.frozen = true
 	return l.next.Load(), nil
+}
+
+// takeNoMore makes appends fail with ErrClosed, those too that wait for room in the stream.
+func (l *Log) takeNoMore() {
+	l.mu.Lock()
+	l.frozen = true
+	l.giveWayLocked()
+	l.mu.Unlock()
 }
 
 // Thaw makes a frozen log take appends again.
@@ -131,7 +139,7 @@ func (l *Log) Thaw() {
 	l.mu.Lock()
 	l.frozen = false
 	l.mu.Unlock()
-	l.appendMu.Unlock()
+	l.unlockAppend()
 }
 
 type signal chan struct{}
@@ -243,6 +251,11 @@ func (s *Store) cleanRemote() error {
 			carry = append(carry, carried{l, base, last})
 		}
 	}
+	if len(carry) > 0 { // what can go leaves room for it
+		if err := s.stream.Trim(s.lowest(st.Durable)); err != nil {
+			return err
+		}
+	}
 	if err := s.carry(carry); err != nil && !errors.Is(err, ErrClosed) {
 		s.opts.Logger.Warn("could not carry forward what quiet partitions have in old objects of the stream", "err", err)
 	}
@@ -287,27 +300,7 @@ func (l *Log) tierOld(target wal.Pos, now time.Time, hard bool) bool {
 		}
 	}
 	l.mu.Unlock()
-	return due && l.closeForRoom()
-}
-
-// closeForRoom closes the open segment, as RollIfOld does, but does not wait for an append that waits for
-// room in the stream, which this is to make: that one closes the segment, and goes into the next one.
-func (l *Log) closeForRoom() bool {
-	if l.appendMu.TryLock() {
-		rolled := l.roll(true)
-		l.appendMu.Unlock()
-		if rolled {
-			l.store.enqueue(l)
-		}
-		return rolled
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.rollWanted = true
-	if l.giveWay != nil {
-		l.giveWay()
-	}
-	return true
+	return due && l.RollIfOld(true)
 }
 
 // noWait is the context of an append that does not wait for room.
@@ -317,10 +310,17 @@ var noWait = func() context.Context {
 	return ctx
 }()
 
-var errGiveWay = errors.New("the open segment is to be closed first")
+var errGiveWay = errors.New("the open segment is to be closed first, or the log takes no more appends")
+
+// giveWayLocked makes an append that waits for room in the stream look at the log again.
+func (l *Log) giveWayLocked() {
+	if l.giveWay != nil {
+		l.giveWay()
+	}
+}
 
 // enterOrGiveWay puts the placed record into the stream. again: it waited for room, and has to be placed
-// anew, as the segment is to be closed. l.appendMu is held.
+// anew, as the segment is to be closed or the log refuses appends. l.appendMu is held.
 func (l *Log) enterOrGiveWay(ctx context.Context, r *record, room *Room) (again bool, err error) {
 	if !l.store.remote() {
 		return false, l.enter(ctx, r, room)
@@ -332,7 +332,7 @@ func (l *Log) enterOrGiveWay(ctx context.Context, r *record, room *Room) (again 
 	defer cancel(nil)
 	l.mu.Lock()
 	l.giveWay = func() { cancel(errGiveWay) }
-	if l.rollWanted {
+	if l.rollWanted.Load() || l.frozen {
 		l.giveWay()
 	}
 	l.mu.Unlock()

@@ -296,3 +296,66 @@ func TestRoomWhileAppendWaits(t *testing.T) {
 		})
 	}
 }
+
+// Nothing waits for an append that waits for room in the stream: its segment can be closed, and a log that is given
+// away or removed refuses the append at once.
+func TestNothingWaitsForRoom(t *testing.T) {
+	const capacity = 64 << 10
+	for name, do := range map[string]func(r *remote, l *storage.Log) error{
+		"roll": func(_ *remote, l *storage.Log) error {
+			if !l.RollIfOld(true) || l.RollIfOld(false) {
+				return errors.New("the segment is not rolled, or one that is not old")
+			}
+			return nil
+		},
+		"freeze": func(r *remote, l *storage.Log) error {
+			end, err := l.Freeze()
+			if err == nil && end != l.Offsets().HighWatermark {
+				return fmt.Errorf("frozen at %d", end)
+			}
+			return err
+		},
+		"remove": func(r *remote, l *storage.Log) error { return r.Remove(l.TP()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := openRemoteOf(t, objstore.NewMem(), t.TempDir(), storage.RemoteOptions{}, capacity)
+			defer r.Close()
+			l := r.create(1, storage.LogConfig{SegmentAge: time.Hour})[0]
+			var acks sync.WaitGroup
+			if err := r.append(l, capacity/2, &acks); err != nil {
+				t.Fatal(err)
+			}
+			acks.Wait()
+			refused := make(chan error, 1)
+			go func() { refused <- r.append(l, capacity*3/4, &acks) }()
+			time.Sleep(100 * time.Millisecond)
+			did := make(chan error, 1)
+			go func() { did <- do(r, l) }()
+			select {
+			case err := <-did:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("it waits for an append that waits for room")
+			}
+			if name == "roll" { // makes the room
+				for i := 0; len(l.ClosedSegments()) == 0 && i < 1000; i++ {
+					time.Sleep(10 * time.Millisecond)
+				}
+				r.tier(nil, []*storage.Log{l})
+			}
+			select {
+			case err := <-refused:
+				if want := map[bool]error{name != "roll": storage.ErrClosed}[true]; !errors.Is(err, want) {
+					t.Errorf("append: %v, want %v", err, want)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("the append waits for ever")
+				r.stream.Poison(errors.New("the test is over"))
+				<-refused
+			}
+			acks.Wait()
+		})
+	}
+}

@@ -189,6 +189,7 @@ func (s *Store) remove(tp ids.TopicPartition, keep bool) error {
 	if l == nil {
 		return nil
 	}
+	l.takeNoMore()
 	l.appendMu.Lock()
 	l.flushMu.Lock()
 	l.mu.Lock()

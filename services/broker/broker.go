@@ -184,10 +184,11 @@ func New(ctx context.Context, o Options) (*Broker, error) {
 		return nil, err
 	}
 	b.uploader = up
-	b.wg.Add(4)
+	b.wg.Add(5)
 	go b.compactLoop()
 	go b.housekeepLoop()
 	go b.publishLoop()
+	go b.keptLoop()
 	go b.sweepLoop()
 	return b, nil
 }

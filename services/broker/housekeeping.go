@@ -95,7 +95,6 @@ func (b *Broker) housekeepLoop() {
 			due = true
 		case <-pressure.C:
 			b.relieveDisks()
-			b.dropKept()
 			continue
 		case <-b.house.kick:
 		}
@@ -109,6 +108,22 @@ func (b *Broker) housekeepLoop() {
 			b.house.startMoved()
 		}
 		b.relieveDisks()
+	}
+}
+
+// keptLoop lets the stream be trimmed of what others have tiered. It is apart from the housekeeping, which may
+// wait for what waits for room in the stream.
+func (b *Broker) keptLoop() {
+	defer b.wg.Done()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-b.ctx.Done():
+			return
+		case <-tick.C:
+			b.dropKept()
+		}
 	}
 }
 
