@@ -308,7 +308,7 @@ func TestCompactTrailer(t *testing.T) {
 		t.Errorf("producers %+v, meta %+v", idx.Producers, idx.Meta)
 	}
 	for epoch, end := range map[int32]int64{1: 1, 2: 2, 3: 4} {
-		found, got, ok, err := reader.EpochEnd(t.Context(), testTP, epoch)
+		found, got, ok, err := reader.EpochEnd(t.Context(), testTP, epoch, 0)
 		if err != nil || !ok || found != epoch || got != end {
 			t.Errorf("epoch %d: %d ends at %d, %v, %v", epoch, found, got, ok, err)
 		}
@@ -321,7 +321,7 @@ func TestCompactTrailer(t *testing.T) {
 		t.Fatalf("rows\n%s", r.show())
 	}
 	for epoch, end := range map[int32]int64{1: 1, 2: 2, 3: 5} {
-		found, got, ok, err := r.reader(t).EpochEnd(t.Context(), testTP, epoch)
+		found, got, ok, err := r.reader(t).EpochEnd(t.Context(), testTP, epoch, 0)
 		if err != nil || !ok || found != epoch || got != end {
 			t.Errorf("after the split, epoch %d: %d ends at %d, %v, %v", epoch, found, got, ok, err)
 		}

@@ -113,8 +113,8 @@ func (r *Reader) MaxTimestamp(ctx context.Context, tp ids.TopicPartition, from i
 // greater than epoch, and the offset at which it ends: where the next epoch
 // begins, or the end of the tiered range when that has no later one. ok is
 // false when every tiered epoch is greater. *GapError: the boundary lies where
-// the index has no rows.
-func (r *Reader) EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int32) (found int32, end int64, ok bool, err error) {
+// the index has no rows, or behind its last row, which ends before offset to.
+func (r *Reader) EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int32, to int64) (found int32, end int64, ok bool, err error) {
 	if err := r.enter(); err != nil {
 		return -1, -1, false, err
 	}
@@ -122,6 +122,7 @@ func (r *Reader) EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int3
 	// A row's epoch is its writer's, so no batch of it has a greater one:
 	// only rows about the boundary need their trailers.
 	var before *Segment
+	bounded := false  // a greater epoch was found
 	next := int64(-1) // behind the rows before, if there are any
 	err = r.eachRow(ctx, tp, 0, func(row Segment) (bool, error) {
 		behind := next
@@ -139,7 +140,7 @@ func (r *Reader) EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int3
 				if i == 0 && behind >= 0 && behind < row.Base {
 					return false, &GapError{TP: tp, From: behind, To: row.Base}
 				}
-				end = e.Start
+				end, bounded = e.Start, true
 				return true, nil
 			}
 			found, ok = e.Epoch, true
@@ -147,6 +148,9 @@ func (r *Reader) EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int3
 		end = row.Last + 1
 		return false, nil
 	})
+	if err == nil && !bounded && next < to {
+		err = &GapError{TP: tp, From: max(next, 0), To: to}
+	}
 	if err != nil {
 		return -1, -1, false, err
 	}

@@ -59,7 +59,7 @@ func TestEpochEnd(t *testing.T) {
 		end          int64
 		ok           bool
 	}{{0, -1, -1, false}, {1, -1, -1, false}, {2, 2, 30, true}, {3, 2, 30, true}, {4, 4, 60, true}, {6, 4, 60, true}, {7, 7, 80, true}, {9, 7, 80, true}} {
-		found, end, ok, err := r.EpochEnd(t.Context(), testTP, tt.epoch)
+		found, end, ok, err := r.EpochEnd(t.Context(), testTP, tt.epoch, 0)
 		if err != nil || found != tt.found || end != tt.end || ok != tt.ok {
 			t.Errorf("epoch %d: %d ends at %d, %v, %v; want %+v", tt.epoch, found, end, ok, err, tt)
 		}
@@ -77,17 +77,21 @@ func TestEpochEndInGap(t *testing.T) {
 	put(20, 3)
 	put(40, 3) // 30 to 39 were of epoch 3
 	for _, epoch := range []int32{0, 1, 2} {
-		_, _, _, err := r.EpochEnd(t.Context(), testTP, epoch)
+		_, _, _, err := r.EpochEnd(t.Context(), testTP, epoch, 0)
 		var gap *GapError
 		if !errors.As(err, &gap) || gap.From != 10 || gap.To != 20 || !errors.Is(err, ErrNoSegment) {
 			t.Errorf("epoch %d: %v", epoch, err)
 		}
 	}
-	if found, end, ok, err := r.EpochEnd(t.Context(), testTP, 3); err != nil || !ok || found != 3 || end != 50 {
+	if found, end, ok, err := r.EpochEnd(t.Context(), testTP, 3, 50); err != nil || !ok || found != 3 || end != 50 {
 		t.Errorf("epoch 3: %d ends at %d, %v, %v", found, end, ok, err)
 	}
+	var gap *GapError
+	if _, _, _, err := r.EpochEnd(t.Context(), testTP, 3, 60); !errors.As(err, &gap) || gap.From != 50 || gap.To != 60 {
+		t.Errorf("epoch 3, whose last rows are forgotten: %v", err)
+	}
 	put(10, 2)
-	if found, end, ok, err := r.EpochEnd(t.Context(), testTP, 2); err != nil || !ok || found != 2 || end != 20 {
+	if found, end, ok, err := r.EpochEnd(t.Context(), testTP, 2, 0); err != nil || !ok || found != 2 || end != 20 {
 		t.Errorf("epoch 2: %d ends at %d, %v, %v", found, end, ok, err)
 	}
 }

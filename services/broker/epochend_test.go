@@ -15,6 +15,19 @@ import (
 	"github.com/cirrolog/cirrolog/tiering/wal"
 )
 
+// inBucket has rows and objects read as they are, and returns the bucket of the objects.
+func (f *followed) inBucket() objstore.Bucket {
+	f.t.Helper()
+	bucket := objstore.NewMem()
+	reader, err := tiering.NewReader(tiering.ReaderOptions{Bucket: bucket, Index: NewIndex(f.meta), ReadAhead: -1})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { reader.Close() })
+	f.opts.Reader, f.opts.Bucket, f.index = reader, bucket, &metaIndex{meta: f.meta}
+	return bucket
+}
+
 // putSegment puts a segment of ten records of a leader epoch, and indexes it unless the row was forgotten.
 func (f *followed) putSegment(b objstore.Writer, base int64, epoch int32, forgotten bool) {
 	f.t.Helper()
@@ -47,13 +60,7 @@ func (f *followed) putSegment(b objstore.Writer, base int64, epoch int32, forgot
 // bucket has them.
 func TestEpochEndOfForgottenRows(t *testing.T) {
 	f := newFollowed(t)
-	bucket := objstore.NewMem()
-	reader, err := tiering.NewReader(tiering.ReaderOptions{Bucket: bucket, Index: NewIndex(f.meta), ReadAhead: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { reader.Close() })
-	f.opts.Reader, f.opts.Bucket, f.index = reader, bucket, &metaIndex{meta: f.meta}
+	bucket := f.inBucket()
 	f.putSegment(bucket, 0, 0, false)
 	f.putSegment(bucket, 10, 2, true)
 	f.putSegment(bucket, 20, 2, true)

@@ -23,7 +23,7 @@ type TieredReader interface {
 	// OffsetForTimestamp finds the first record at or after ts, from offset from on.
 	OffsetForTimestamp(ctx context.Context, tp ids.TopicPartition, ts, from int64) (tiering.TimeOffset, bool, error)
 	// EpochEnd returns the end of the largest tiered epoch not above epoch.
-	EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int32) (found int32, end int64, ok bool, err error)
+	EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int32, to int64) (found int32, end int64, ok bool, err error)
 	// MaxTimestamp returns the greatest timestamp from offset from on, -1 when there is none.
 	MaxTimestamp(ctx context.Context, tp ids.TopicPartition, from int64) (int64, error)
 	// Producers returns the idempotence state at the end of a segment.

@@ -316,7 +316,7 @@ const fetchPiece = 64 << 20
 const fetchRun = 16 << 20
 
 // dropOlder gives up what an earlier owner has tiered in the very moment in which this agent took
-// over: streams have it no longer, the index has it.
+// over: streams have it no longer, the index has it, or the bucket alone where the metadata store has forgotten it.
 func (p *Partition) dropOlder(ctx context.Context) error {
 	p.olderMu.Lock()
 	defer p.olderMu.Unlock()
@@ -326,6 +326,9 @@ func (p *Partition) dropOlder(ctx context.Context) error {
 	}
 	from := o.batches[0].Base
 	rows, err := p.b.tieredRows(ctx, p.tp, from)
+	if err == nil && coveredTo(rows, from) <= from && p.mend(ctx, from, o.batches[len(o.batches)-1].Last+1) {
+		rows, err = p.b.tieredRows(ctx, p.tp, from)
+	}
 	if err != nil {
 		return err
 	}

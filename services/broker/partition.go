@@ -361,13 +361,7 @@ func (p *Partition) EpochEnd(ctx context.Context, epoch int32) (EpochEnd, error)
 func (p *Partition) tieredEpochEnd(ctx context.Context, epoch int32, next int64) (EpochEnd, error) {
 	for try := 0; ; try++ {
 		tiered := p.tiered.Load() // before: the index has all up to it
-		e, end, ok, err := p.b.opts.Reader.EpochEnd(ctx, p.tp, epoch)
-		if err == nil && ok && end < min(tiered, next) { // the index may have forgotten its last rows
-			var last int64
-			if _, last, _, err = p.b.opts.Reader.EpochEnd(ctx, p.tp, p.LeaderEpoch()); err == nil && last == end {
-				err = &tiering.GapError{TP: p.tp, From: end, To: tiered}
-			}
-		}
+		e, end, ok, err := p.b.opts.Reader.EpochEnd(ctx, p.tp, epoch, min(tiered, next))
 		var gap *tiering.GapError
 		switch {
 		case err == nil && !ok:
