@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestOwnAddresses(t *testing.T) {
@@ -44,5 +47,31 @@ func TestOwnAddresses(t *testing.T) {
 		if c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err) || !strings.Contains(err.Error(), "advertised-addr")) {
 			t.Errorf("%q: %v, want %q", c.addr, err, c.err)
 		}
+	}
+}
+
+// TestStartOwnAddress: an agent tells the address of this machine, or refuses to choose.
+func TestStartOwnAddress(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t)
+	cfg.AdvertisedAddr = ":0"
+	own, noOwn := ownAddress(net.InterfaceAddrs)
+	a, err := Start(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if noOwn != nil {
+		if err == nil || !strings.Contains(err.Error(), "--advertised-addr \":0\"") {
+			t.Fatal(err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if self, err := a.self(); err != nil || self.Host != own {
+		t.Errorf("%+v, %v, want host %s", self, err, own)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := a.Shutdown(ctx); err != nil {
+		t.Error(err)
 	}
 }
