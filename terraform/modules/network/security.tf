@@ -7,7 +7,7 @@ locals {
   groups = {
     agents    = "all agents: their own protocol, and their way out"
     kafka     = "the Kafka port: agents and the load balancer"
-    http      = "the HTTP gateway of agents"
+    http      = "the HTTP gateway: agents and the load balancer"
     admin     = "the admin port of agents"
     clients   = "whoever has it reaches the Kafka port"
     metadata  = "ElastiCache, for agents"
@@ -63,6 +63,7 @@ locals {
   inside = {
     rpc       = { at = "agents", from = "agents", port = "rpc" }
     balancer  = { at = "kafka", from = "kafka", port = "kafka" } # the load balancer, and its health checks
+    http      = { at = "http", from = "http", port = "http" }
     clients   = { at = "kafka", from = "clients", port = "kafka" }
     redis     = { at = "metadata", from = "agents", port = "metadata" }
     endpoints = { at = "endpoints", from = "agents", port = "endpoints" }

@@ -52,6 +52,7 @@ run "by_default" {
       "agents to agents"    = [9645, 9645]
       "kafka to kafka"      = [9092, 9092]
       "clients to kafka"    = [9092, 9092]
+      "http to http"        = [8082, 8082]
       "agents to metadata"  = [6379, 6379]
       "agents to endpoints" = [443, 443]
     }
