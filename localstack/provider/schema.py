@@ -15,7 +15,7 @@ import tarfile
 import zipfile
 
 RESOURCES = {
-    "api_gateway_v2": ["apigatewayv2_api", "apigatewayv2_integration", "apigatewayv2_route", "apigatewayv2_stage"],
+    "api_gateway_v2": ["apigatewayv2_api", "apigatewayv2_authorizer", "apigatewayv2_integration", "apigatewayv2_route", "apigatewayv2_stage"],
     "auto_scaling": ["autoscaling_group", "autoscaling_lifecycle_hook"],
     "cloudwatch": ["cloudwatch_dashboard", "cloudwatch_metric_alarm"],
     "cloudwatch_logs": ["cloudwatch_log_group"],
