@@ -96,7 +96,7 @@ resource "aws_autoscaling_group" "this" {
   max_size                  = 2 * var.agents # a new instance comes before the old one goes
   vpc_zone_identifier       = values(var.subnets)
   target_group_arns         = [for group in aws_lb_target_group.this : group.arn]
-  health_check_type         = length(aws_lb_target_group.this) > 0 ? "ELB" : "EC2"
+  health_check_type         = local.lb ? "ELB" : "EC2"
   health_check_grace_period = 300
   capacity_rebalance        = var.spot_percentage > 0
   enabled_metrics           = ["GroupDesiredCapacity", "GroupInServiceInstances", "GroupTerminatingInstances"]

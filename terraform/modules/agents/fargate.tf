@@ -138,7 +138,7 @@ resource "aws_ecs_service" "this" {
   desired_count                      = each.value
   deployment_minimum_healthy_percent = 100 # a new task comes before the old one goes
   deployment_maximum_percent         = 200
-  health_check_grace_period_seconds  = length(aws_lb_target_group.this) > 0 ? 120 : null
+  health_check_grace_period_seconds  = local.lb ? 120 : null
   propagate_tags                     = "SERVICE"
   tags                               = var.tags
 

@@ -1,6 +1,7 @@
 locals {
   ec2     = var.launch == "ec2"
   fargate = var.launch == "fargate"
+  lb      = var.load_balancer_security_group_ids != null
   ports   = merge({ kafka = 9092 }, var.http ? { http = 8082 } : {})
 
   # Flags that others than the user give: an instance adds its addresses and its zone itself, a task has them from its
@@ -25,7 +26,7 @@ locals {
 # The first address of clients; from there they go to each agent by its own. So it carries little, and a zone need not
 # reach another one through it.
 resource "aws_lb" "this" {
-  count = var.load_balancer_security_group_ids == null ? 0 : 1
+  count = local.lb ? 1 : 0
 
   name                             = var.name
   load_balancer_type               = "network"
@@ -39,7 +40,7 @@ resource "aws_lb" "this" {
 
 # An agent listens from when it serves until it stops, so that a connection tells enough; /readyz asks the bucket each time.
 resource "aws_lb_target_group" "this" {
-  for_each = var.load_balancer_security_group_ids == null ? {} : local.ports
+  for_each = { for name, port in local.ports : name => port if local.lb }
 
   name                 = "${var.name}-${each.key}"
   vpc_id               = var.vpc_id

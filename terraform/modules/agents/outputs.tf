@@ -1,21 +1,21 @@
 output "bootstrap" {
   description = "What clients get as bootstrap.servers: the load balancer. Null: there is none."
-  value       = try("${aws_lb.this[0].dns_name}:9092", null)
+  value       = local.lb ? "${aws_lb.this[0].dns_name}:9092" : null
 }
 
 output "http_url" {
   description = "The HTTP gateway behind the load balancer. Null: there is none."
-  value       = var.http ? try("http://${aws_lb.this[0].dns_name}:8082", null) : null
+  value       = local.lb && var.http ? "http://${aws_lb.this[0].dns_name}:8082" : null
 }
 
 output "autoscaling_group" {
   description = "EC2: name of the Auto Scaling group, for alarms. Null: Fargate."
-  value       = try(aws_autoscaling_group.this[0].name, null)
+  value       = local.ec2 ? aws_autoscaling_group.this[0].name : null
 }
 
 output "ecs_cluster" {
   description = "Fargate: name of the ECS cluster, for alarms. Null: EC2."
-  value       = try(aws_ecs_cluster.this[0].name, null)
+  value       = local.fargate ? aws_ecs_cluster.this[0].name : null
 }
 
 output "ecs_services" {
@@ -25,7 +25,7 @@ output "ecs_services" {
 
 output "load_balancer" {
   description = "The load balancer and the group of its Kafka targets, as CloudWatch names them, for alarms. Null: there is none."
-  value       = try({ load_balancer = aws_lb.this[0].arn_suffix, target_group = aws_lb_target_group.this["kafka"].arn_suffix }, null)
+  value       = local.lb ? { load_balancer = aws_lb.this[0].arn_suffix, target_group = aws_lb_target_group.this["kafka"].arn_suffix } : null
 }
 
 output "agents" {

@@ -127,7 +127,7 @@ resource "aws_apigatewayv2_route" "this" {
   route_key          = "$default"
   target             = "integrations/${aws_apigatewayv2_integration.this[0].id}"
   authorization_type = var.jwt == null ? "AWS_IAM" : "JWT"
-  authorizer_id      = try(aws_apigatewayv2_authorizer.jwt[0].id, null)
+  authorizer_id      = var.jwt == null ? null : aws_apigatewayv2_authorizer.jwt[0].id
 }
 
 resource "aws_apigatewayv2_stage" "this" {

@@ -15,5 +15,5 @@ output "function_arn" {
 
 output "api_id" {
   description = "Id of the HTTP API. Null: there is a Function URL."
-  value       = try(aws_apigatewayv2_api.this[0].id, null)
+  value       = var.trigger == "http_api" ? aws_apigatewayv2_api.this[0].id : null
 }

@@ -8,6 +8,9 @@ locals {
   subnets = tomap(local.made ? { for zone, subnet in aws_subnet.private : zone => subnet.id } : var.vpc.subnets)
   region  = aws_security_group.this["agents"].region
 
+  # Without try(), whose value is not known before all in it is.
+  given_tables = local.made ? [] : var.vpc.route_table_ids
+
   # Zones that have a NAT gateway.
   nat_zones = var.nat == "zone" ? var.zones : var.nat == "one" ? slice(var.zones, 0, min(1, length(var.zones))) : []
 }
@@ -122,12 +125,12 @@ resource "aws_route" "nat" {
 # Endpoints
 
 resource "aws_vpc_endpoint" "gateway" {
-  for_each = local.made || length(try(var.vpc.route_table_ids, [])) > 0 ? toset(["s3", "dynamodb"]) : toset([])
+  for_each = local.made || length(local.given_tables) > 0 ? toset(["s3", "dynamodb"]) : toset([])
 
   vpc_id            = local.vpc_id
   service_name      = "com.amazonaws.${local.region}.${each.key}"
   vpc_endpoint_type = "Gateway"
-  route_table_ids   = local.made ? [for table in aws_route_table.private : table.id] : var.vpc.route_table_ids
+  route_table_ids   = local.made ? [for table in aws_route_table.private : table.id] : local.given_tables
   tags              = merge(var.tags, { Name = "${var.name}-${each.key}" })
 }
 

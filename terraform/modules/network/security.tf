@@ -109,7 +109,7 @@ resource "aws_vpc_security_group_egress_rule" "gateway" {
 
 # By the NAT gateway; or by what a given VPC has instead of the endpoints that were not made.
 resource "aws_vpc_security_group_egress_rule" "internet" {
-  count = var.nat != "none" || !local.made && length(try(var.vpc.route_table_ids, [])) == 0 ? 1 : 0
+  count = var.nat != "none" || !local.made && length(local.given_tables) == 0 ? 1 : 0
 
   security_group_id = aws_security_group.this["agents"].id
   description       = "HTTPS"
