@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -112,6 +113,28 @@ func checkReadme(t *testing.T, root string) {
 				t.Errorf("%s: variable %s has %d validations and %d tests of them", root, name, want, have)
 			}
 		}
+	}
+}
+
+// TestAlertsTable: the README of modules/observability says of every alert of Prometheus what CloudWatch has of it.
+func TestAlertsTable(t *testing.T) {
+	t.Parallel()
+	rules, err := os.ReadFile(filepath.Join(testenv.Root(), "infra", "prometheus", "rules.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile(filepath.Join(testenv.Root(), "terraform", "modules", "observability", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	alerts := regexp.MustCompile(`(?m)- alert: (\w+)$`).FindAllStringSubmatch(string(rules), -1)
+	for _, m := range alerts {
+		if !strings.Contains(string(readme), "| "+m[1]+" |") {
+			t.Errorf("the README of modules/observability lacks %s", m[1])
+		}
+	}
+	if len(alerts) < 10 {
+		t.Errorf("only %d alerts", len(alerts))
 	}
 }
 

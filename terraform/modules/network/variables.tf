@@ -45,7 +45,7 @@ variable "vpc" {
   default = null
 
   validation {
-    condition     = try(var.vpc == null || startswith(var.vpc.id, "vpc-"), false)
+    condition     = try(startswith(var.vpc.id, "vpc-"), var.vpc == null)
     error_message = "vpc: id must be that of a VPC (vpc-…)."
   }
   validation {
@@ -53,7 +53,7 @@ variable "vpc" {
     error_message = "vpc: cidr must be the VPC's IPv4 network, as 10.0.0.0/16."
   }
   validation {
-    condition     = try(var.vpc == null || length(var.vpc.subnets) >= 1 && alltrue([for zone in keys(var.vpc.subnets) : can(regex("^[a-z]{2}(-[a-z]+)+-[0-9][a-z]$", zone))]), false)
+    condition     = try(length(var.vpc.subnets) >= 1 && alltrue([for zone in keys(var.vpc.subnets) : can(regex("^[a-z]{2}(-[a-z]+)+-[0-9][a-z]$", zone))]), var.vpc == null)
     error_message = "vpc: subnets must have a subnet by the name of its zone, as { eu-central-1a = \"subnet-…\" }."
   }
 }

@@ -50,7 +50,7 @@ variable "bucket" {
   default     = null
 
   validation {
-    condition     = try(can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", var.bucket.name)), var.bucket == null)
+    condition     = var.bucket == null || can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", var.bucket.name))
     error_message = "bucket: name must be that of a bucket."
   }
 }
