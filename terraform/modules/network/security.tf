@@ -107,6 +107,19 @@ resource "aws_vpc_security_group_egress_rule" "gateway" {
   tags              = var.tags
 }
 
+# Interface endpoints that a given VPC has already.
+resource "aws_vpc_security_group_egress_rule" "vpc" {
+  count = local.made ? 0 : 1
+
+  security_group_id = aws_security_group.this["agents"].id
+  description       = "HTTPS in the VPC"
+  ip_protocol       = "tcp"
+  from_port         = 443
+  to_port           = 443
+  cidr_ipv4         = local.cidr
+  tags              = var.tags
+}
+
 # By the NAT gateway; or by what a given VPC has instead of the endpoints that were not made.
 resource "aws_vpc_security_group_egress_rule" "internet" {
   count = var.nat != "none" || !local.made && length(local.given_tables) == 0 ? 1 : 0

@@ -37,7 +37,7 @@ run "by_default" {
   assert {
     condition = alltrue([
       length(aws_internet_gateway.this) + length(aws_nat_gateway.this) + length(aws_route.nat) + length(aws_subnet.public) + length(aws_vpc_endpoint.interface) == 0,
-      length(aws_vpc_security_group_egress_rule.internet) == 0,
+      length(aws_vpc_security_group_egress_rule.internet) + length(aws_vpc_security_group_egress_rule.vpc) == 0,
       length(aws_default_security_group.this[0].ingress) + length(aws_default_security_group.this[0].egress) == 0,
     ])
     error_message = "there is a way to the internet"
@@ -134,8 +134,8 @@ run "given" {
     error_message = "endpoints"
   }
   assert {
-    condition     = aws_vpc_security_group_ingress_rule.cidr["kafka-0"].cidr_ipv4 == "10.0.0.0/16"
-    error_message = "clients are not those of the VPC"
+    condition     = aws_vpc_security_group_ingress_rule.cidr["kafka-0"].cidr_ipv4 == "10.0.0.0/16" && aws_vpc_security_group_egress_rule.vpc[0].cidr_ipv4 == "10.0.0.0/16" && aws_vpc_security_group_egress_rule.vpc[0].from_port == 443
+    error_message = "clients, or endpoints, are not those of the VPC"
   }
 }
 
