@@ -137,13 +137,15 @@ func noteDynamo(r *http.Request, body []byte, add func(action, resource string))
 	}
 }
 
-// policyRoles are those that ask something of AWS; a gateway does not.
+// policyRoles are those that ask something of AWS; a gateway does not. A verifier, which is a Lambda function, reads segments alone.
 var policyRoles = []string{"agent", "reader", "sweeper", "operator"}
 
 // unseen are rights that the run below does not need, and why they are there.
 var unseen = map[string]string{
 	"agent s3:AbortMultipartUpload data":            "a segment above 1 GiB whose upload fails: in parts",
 	"agent s3:DeleteObject meta/log-start":          "old log starts go when there are many: dropOldLogStarts",
+	"sweeper s3:PutObject meta/log-start":           "the Lambda function applies retention: PublishLogStarts",
+	"sweeper s3:DeleteObject meta/log-start":        "as for agents: dropOldLogStarts",
 	"sweeper s3:DeleteObject wal":                   "streams of the dead are swept, by agents if there are any: SweepSealed",
 	"sweeper s3:GetObject data":                     "a segment without a row is read and indexed again: keep",
 	"reader dynamodb:ConditionCheckItem policies":   "its sweep indexes again what has lost its row: Commit",

@@ -4,8 +4,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cirrolog/cirrolog/internal/testenv"
 )
@@ -25,21 +28,25 @@ func terraform(t *testing.T) (dir string, tofu func(in string, args ...string) (
 	}
 	return filepath.Join(dir, "terraform"), func(in string, args ...string) (string, error) {
 		cmd := exec.Command(program, args...)
+		if args[0] == "console" { // the last argument is what it is asked
+			cmd = exec.Command(program, args[:len(args)-1]...)
+			cmd.Stdin = strings.NewReader(args[len(args)-1] + "\n")
+		}
 		cmd.Dir, cmd.Env = in, append(os.Environ(), "TF_CLI_CONFIG_FILE="+config, "CHECKPOINT_DISABLE=1", "TF_DATA_DIR=")
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
 }
 
-// TestModules: every module and example is formatted and valid by the published schema of the AWS provider, and
-// the modules' own tests pass, those of every validation among them.
+// TestModules: every module, the root and every example are formatted and valid by the published schema of the AWS
+// provider, and the modules' own tests pass, those of every validation among them.
 func TestModules(t *testing.T) {
 	t.Parallel()
 	dir, tofu := terraform(t)
 	if out, err := tofu(dir, "fmt", "-check", "-recursive", "-diff", "-no-color"); err != nil {
 		t.Errorf("tofu fmt: %v\n%s", err, out)
 	}
-	var roots []string
+	roots := []string{dir}
 	for _, pattern := range []string{"modules/*", "modules/*/examples/*", "examples/*"} {
 		found, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil {
@@ -47,26 +54,32 @@ func TestModules(t *testing.T) {
 		}
 		roots = append(roots, found...)
 	}
-	for _, root := range roots {
-		for _, args := range [][]string{{"get", "-no-color"}, {"validate", "-no-color"}} {
-			if out, err := tofu(root, args...); err != nil {
-				t.Errorf("%s: tofu %v: %v\n%s", root, args, err, out)
-			}
-		}
-		if tests, err := filepath.Glob(filepath.Join(root, "tests", "*.tftest.hcl")); err != nil || len(tests) == 0 {
-			if filepath.Base(filepath.Dir(root)) == "modules" {
-				t.Errorf("%s has no tests", root)
-			}
-			continue
-		}
-		if out, err := tofu(root, "test", "-no-color"); err != nil || !strings.Contains(out, "Success!") {
-			t.Errorf("%s: tofu test: %v\n%s", root, err, out)
-		}
-		checkReadme(t, root)
-	}
-	if len(roots) < 6 {
+	if len(roots) < 20 {
 		t.Errorf("looked at %v only", roots)
 	}
+	var work errgroup.Group
+	work.SetLimit(2)
+	for _, root := range roots {
+		work.Go(func() error { checkRoot(t, root, tofu); return nil })
+	}
+	_ = work.Wait()
+}
+
+// checkRoot has a module or example validated, and a module's tests run.
+func checkRoot(t *testing.T, root string, tofu func(in string, args ...string) (string, error)) {
+	for _, args := range [][]string{{"get", "-no-color"}, {"validate", "-no-color"}} {
+		if out, err := tofu(root, args...); err != nil {
+			t.Errorf("%s: tofu %v: %v\n%s", root, args, err, out)
+			return
+		}
+	}
+	if filepath.Base(filepath.Dir(root)) == "examples" {
+		return
+	}
+	if out, err := tofu(root, "test", "-no-color"); err != nil || !strings.Contains(out, "Success!") || strings.Contains(out, "Success! 0 passed") {
+		t.Errorf("%s: tofu test: %v\n%s", root, err, out)
+	}
+	checkReadme(t, root)
 }
 
 // checkReadme demands that a module's README names every variable and output, and that every validation has a test.
@@ -75,14 +88,14 @@ func checkReadme(t *testing.T, root string) {
 	read := func(name string) string {
 		b, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
 		return string(b)
 	}
 	readme, tests := read("README.md"), ""
 	found, err := filepath.Glob(filepath.Join(root, "tests", "*.tftest.hcl"))
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	for _, path := range found {
 		tests += read(filepath.Join("tests", filepath.Base(path)))
@@ -100,6 +113,28 @@ func checkReadme(t *testing.T, root string) {
 				t.Errorf("%s: variable %s has %d validations and %d tests of them", root, name, want, have)
 			}
 		}
+	}
+}
+
+// TestAlertsTable: the README of modules/observability says of every alert of Prometheus what CloudWatch has of it.
+func TestAlertsTable(t *testing.T) {
+	t.Parallel()
+	rules, err := os.ReadFile(filepath.Join(testenv.Root(), "infra", "prometheus", "rules.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile(filepath.Join(testenv.Root(), "terraform", "modules", "observability", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	alerts := regexp.MustCompile(`(?m)- alert: (\w+)$`).FindAllStringSubmatch(string(rules), -1)
+	for _, m := range alerts {
+		if !strings.Contains(string(readme), "| "+m[1]+" |") {
+			t.Errorf("the README of modules/observability lacks %s", m[1])
+		}
+	}
+	if len(alerts) < 10 {
+		t.Errorf("only %d alerts", len(alerts))
 	}
 }
 

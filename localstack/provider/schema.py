@@ -15,11 +15,23 @@ import tarfile
 import zipfile
 
 RESOURCES = {
-    "s3": ["s3_bucket", "s3_bucket_lifecycle_configuration", "s3_bucket_ownership_controls", "s3_bucket_policy",
-           "s3_bucket_public_access_block", "s3_bucket_server_side_encryption_configuration", "s3_bucket_versioning"],
+    "api_gateway_v2": ["apigatewayv2_api", "apigatewayv2_authorizer", "apigatewayv2_integration", "apigatewayv2_route", "apigatewayv2_stage"],
+    "auto_scaling": ["autoscaling_group", "autoscaling_lifecycle_hook"],
+    "cloudwatch": ["cloudwatch_dashboard", "cloudwatch_metric_alarm"],
+    "cloudwatch_logs": ["cloudwatch_log_group"],
     "dynamodb": ["dynamodb_table"],
+    "ec2": ["eip", "launch_template"],
+    "ecs": ["ecs_cluster", "ecs_service", "ecs_task_definition"],
     "elasticache": ["elasticache_parameter_group", "elasticache_replication_group", "elasticache_subnet_group"],
+    "elb": ["lb", "lb_listener", "lb_target_group"],
+    "eventbridge": ["cloudwatch_event_rule", "cloudwatch_event_target"],
     "iam": ["iam_instance_profile", "iam_role", "iam_role_policy"],
+    "lambda": ["lambda_function", "lambda_function_event_invoke_config", "lambda_function_url", "lambda_permission"],
+    "s3": ["s3_bucket", "s3_bucket_lifecycle_configuration", "s3_bucket_metric", "s3_bucket_notification", "s3_bucket_ownership_controls",
+           "s3_bucket_policy", "s3_bucket_public_access_block", "s3_bucket_server_side_encryption_configuration", "s3_bucket_versioning"],
+    "sqs": ["sqs_queue"],
+    "vpc": ["default_security_group", "internet_gateway", "nat_gateway", "route", "route_table", "route_table_association", "security_group",
+            "subnet", "vpc", "vpc_endpoint", "vpc_security_group_egress_rule", "vpc_security_group_ingress_rule"],
 }
 SIMPLE = {"string": "string", "number": "number", "boolean": "bool", "stringList": "string", "numberList": "number",
           "stringMap": "string", "booleanMap": "bool", "numberMap": "number"}

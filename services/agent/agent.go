@@ -78,6 +78,9 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err err
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
+	if err := cfg.ownAddresses(net.InterfaceAddrs); err != nil {
+		return nil, err
+	}
 	agent := &Agent{cfg: cfg, log: slog.New(newSampler(log.Handler())), incarnation: ids.NewIncarnation(), clock: newLeaseClock(sinceBoot), failed: make(chan error, 1), draining: make(chan struct{}), serving: make(chan error, 3)}
 	defer func() {
 		if err != nil {

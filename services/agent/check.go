@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/cirrolog/cirrolog/metadata"
@@ -146,6 +147,9 @@ func Inspect(ctx context.Context, cfg Config, log *slog.Logger) (out []Check) {
 		clock("metadata clock", "metadata store", ahead)
 	} else {
 		usable = false
+	}
+	if err := cfg.ownAddresses(net.InterfaceAddrs); err != nil {
+		usable = add("advertised address", "", err)
 	}
 	if usable {
 		o := cfg.metadataOptions(&id, store, b)

@@ -21,7 +21,7 @@ type Config struct {
 	KafkaAddr      string // HOST:PORT to listen on
 	AdminAddr      string
 	HTTPAddr       string // of the HTTP gateway; "": off
-	AdvertisedAddr string // HOST:PORT that clients are told; "": the listener's
+	AdvertisedAddr string // HOST:PORT that clients are told; "": the listener's; without HOST: this machine's
 	NodeID         int32  // 0: the remembered or next free one
 	Rack           string
 	Bucket         string // bucket URL; "": a directory in DataDir

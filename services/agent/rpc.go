@@ -18,7 +18,7 @@ import (
 // RPCConfig is how the agents of a cluster talk to each other.
 type RPCConfig struct {
 	Addr       string // HOST:PORT to listen on; "": off
-	Advertised string // HOST:PORT that other agents are told; "": the listener's
+	Advertised string // HOST:PORT that other agents are told; "": the listener's; without HOST: this machine's
 	// PEM files for mutual TLS: all three, or none.
 	Cert, Key, CA string
 	// TokenFile, if not "", has a secret on one line that all agents share.

@@ -19,7 +19,8 @@ resource "aws_iam_role" "this" {
 }
 
 resource "aws_iam_role_policy" "this" {
-  for_each = { for role in keys(var.trust) : role => local.policies[role] if local.policies[role] != null }
+  # By what is known before there is a bucket: a gateway has no policy.
+  for_each = { for role in keys(var.trust) : role => local.policies[role] if length(local.objects[role].get) > 0 }
 
   name   = "cirrolog"
   role   = aws_iam_role.this[each.key].name

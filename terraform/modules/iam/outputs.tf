@@ -1,5 +1,5 @@
 output "role_arns" {
-  description = "ARNs of the roles, by agent, reader, gateway, sweeper, operator."
+  description = "ARNs of the roles, by agent, reader, gateway, sweeper, verifier, operator."
   value       = { for role, r in aws_iam_role.this : role => r.arn }
 }
 

@@ -21,8 +21,8 @@ locals {
     }
     sweeper = {
       get    = ["data", "meta", "wal"]
-      put    = []
-      delete = ["data", "wal"]
+      put    = ["meta/log-start"]
+      delete = ["data", "meta/log-start", "wal"]
       abort  = []
       list   = ["data", "meta", "wal"]
     }
@@ -33,7 +33,9 @@ locals {
       abort  = []
       list   = ["data", "meta", "probe", "wal"]
     }
-    gateway = { get = [], put = [], delete = [], abort = [], list = [] }
+    # It reads segments alone, and asks no table.
+    verifier = { get = ["data"], put = [], delete = [], abort = [], list = ["data"], table = false }
+    gateway  = { get = [], put = [], delete = [], abort = [], list = [] }
   }
 
   object_actions = {
@@ -65,7 +67,7 @@ locals {
       Resource  = [var.bucket_arn]
       Condition = { StringLikeIfExists = { "s3:prefix" = [for room in can[kind] : var.prefix == "" ? "${room}/*" : "${var.prefix}/${room}/*"] } }
     } if length(can[kind]) > 0],
-    [for arn in var.table_arn == null || length(can.get) == 0 ? [] : [var.table_arn] : {
+    [for arn in var.table_arn == null || length(can.get) == 0 || !try(can.table, true) ? [] : [var.table_arn] : {
       Sid      = "Metadata"
       Effect   = "Allow"
       Action   = local.rows

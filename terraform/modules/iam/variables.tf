@@ -52,7 +52,7 @@ variable "kms_key_arns" {
 }
 
 variable "trust" {
-  description = "The roles to make (agent, reader, gateway, sweeper, operator), and who may take each: services of AWS, and ARNs of accounts, roles and users."
+  description = "The roles to make (agent, reader, gateway, sweeper, verifier, operator), and who may take each: services of AWS, and ARNs of accounts, roles and users."
   type = map(object({
     services = optional(list(string), [])
     arns     = optional(list(string), [])
@@ -64,8 +64,8 @@ variable "trust" {
   }
 
   validation {
-    condition     = alltrue([for role in keys(var.trust) : contains(["agent", "reader", "gateway", "sweeper", "operator"], role)])
-    error_message = "trust knows the roles agent, reader, gateway, sweeper and operator."
+    condition     = alltrue([for role in keys(var.trust) : contains(["agent", "reader", "gateway", "sweeper", "verifier", "operator"], role)])
+    error_message = "trust knows the roles agent, reader, gateway, sweeper, verifier and operator."
   }
   validation {
     condition     = alltrue([for by in values(var.trust) : length(by.services) + length(by.arns) > 0])

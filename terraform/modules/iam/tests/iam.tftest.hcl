@@ -45,7 +45,11 @@ run "by_default" {
     error_message = "lists: ${output.policies.agent}"
   }
   assert {
-    condition     = alltrue([for role in ["reader", "sweeper", "operator"] : !strcontains(jsonencode([for s in jsondecode(output.policies[role]).Statement : s if s.Sid == "ObjectsPut"]), "/data/")])
+    condition     = [for s in jsondecode(output.policies.verifier).Statement : [s.Action, s.Resource]] == [[["s3:GetObject"], ["arn:aws:s3:::a-bucket/eu/prod/data/*"]], [["s3:ListBucket"], ["arn:aws:s3:::a-bucket"]]]
+    error_message = "the verifier does more than read segments: ${output.policies.verifier}"
+  }
+  assert {
+    condition     = alltrue([for role in ["reader", "sweeper", "verifier", "operator"] : !strcontains(jsonencode([for s in jsondecode(output.policies[role]).Statement : s if s.Sid == "ObjectsPut"]), "/data/")])
     error_message = "others than agents may write segments"
   }
   assert {
@@ -61,13 +65,14 @@ run "all_roles" {
       reader   = { services = ["ecs-tasks.amazonaws.com"] }
       gateway  = { services = ["ec2.amazonaws.com"] }
       sweeper  = { services = ["lambda.amazonaws.com"], arns = ["arn:aws:iam::123456789012:role/jobs"] }
+      verifier = { services = ["lambda.amazonaws.com"] }
       operator = { arns = ["arn:aws:iam::123456789012:root"] }
     }
     permissions_boundary = "arn:aws:iam::123456789012:policy/bound"
     kms_key_arns         = ["arn:aws:kms:eu-central-1:123456789012:key/abc"]
   }
   assert {
-    condition     = keys(aws_iam_role.this) == ["agent", "gateway", "operator", "reader", "sweeper"] && keys(aws_iam_role_policy.this) == ["agent", "operator", "reader", "sweeper"]
+    condition     = keys(aws_iam_role.this) == ["agent", "gateway", "operator", "reader", "sweeper", "verifier"] && keys(aws_iam_role_policy.this) == ["agent", "operator", "reader", "sweeper", "verifier"]
     error_message = "roles: ${jsonencode(keys(aws_iam_role.this))}, policies: ${jsonencode(keys(aws_iam_role_policy.this))}"
   }
   assert {
@@ -83,7 +88,8 @@ run "all_roles" {
       agent    = ["kms:Decrypt", "kms:GenerateDataKey"]
       reader   = ["kms:Decrypt", "kms:GenerateDataKey"]
       operator = ["kms:Decrypt", "kms:GenerateDataKey"]
-      sweeper  = ["kms:Decrypt"]
+      sweeper  = ["kms:Decrypt", "kms:GenerateDataKey"]
+      verifier = ["kms:Decrypt"]
     }
     error_message = "keys: ${jsonencode(output.policies)}"
   }
@@ -99,7 +105,7 @@ run "redis_and_no_prefix" {
     error_message = "there is no table"
   }
   assert {
-    condition     = [for s in jsondecode(output.policies.sweeper).Statement : s.Resource if s.Sid == "ObjectsDelete"] == [["arn:aws:s3:::a-bucket/data/*", "arn:aws:s3:::a-bucket/wal/*"]]
+    condition     = [for s in jsondecode(output.policies.sweeper).Statement : s.Resource if s.Sid == "ObjectsDelete"] == [["arn:aws:s3:::a-bucket/data/*", "arn:aws:s3:::a-bucket/meta/log-start/*", "arn:aws:s3:::a-bucket/wal/*"]]
     error_message = output.policies.sweeper
   }
 }
