@@ -7,36 +7,42 @@
 # Ports, each to be changed by its variable:
 #   MINIO_PORT 9000  REDIS_PORT 6379  DYNAMODB_PORT 8000  AWS_PORT 4566
 #   KAFKA_PORTS "9092 9093 9094"  HTTP_PORTS "8082 8083 8084"  ADMIN_PORTS "9644 9654 9664"  RPC_PORTS "9645 9655 9665"
-# METADATA=redis puts the cluster's metadata into Redis instead of the table. LOCALSTACK_DIR (.cache/localstack) is where all of
-# it lies. LOCALSTACK_TF_CONFIG names a CLI configuration of Terraform by which the real AWS provider is found.
+# METADATA=redis puts the cluster's metadata into Redis instead of the table. STORE=localstack takes the S3 of LocalStack, on the
+# port of MinIO, instead of that. LOCALSTACK_DIR (.cache/localstack) is where all of it lies. LOCALSTACK_TF_CONFIG names a CLI
+# configuration of Terraform by which the real AWS provider is found.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 me=localstack
 run=${LOCALSTACK_DIR:-$PWD/.cache/localstack} bin=${LOCALSTACK_BIN:-$PWD/.cache/bin}
 cirrolog=${CIRROLOG:-$PWD/bin/cirrolog} # given, it is not built
+zips=${LAMBDA_ZIPS:-$PWD/.cache/lambda} # given, they are not built
 moto=$PWD/.cache/clients/moto/bin/python
 minio_port=${MINIO_PORT:-9000} redis_port=${REDIS_PORT:-6379} dynamodb_port=${DYNAMODB_PORT:-8000} aws_port=${AWS_PORT:-4566}
 read -ra kafka <<< "${KAFKA_PORTS:-9092 9093 9094}"
 read -ra http <<< "${HTTP_PORTS:-8082 8083 8084}"
 read -ra admin <<< "${ADMIN_PORTS:-9644 9654 9664}"
 read -ra rpc <<< "${RPC_PORTS:-9645 9655 9665}"
-metadata=${METADATA:-dynamodb}
-services=(minio redis dynamodb aws) agents=(agent1 agent2 agent3)
+metadata=${METADATA:-dynamodb} store=${STORE:-minio}
+agents=(agent1 agent2 agent3)
 . localstack/lib.sh
 
 export AWS_ACCESS_KEY_ID=cirrolog AWS_SECRET_ACCESS_KEY=cirrolog-secret
 
-lock() { # one up or down at a time, on a directory of ours
+lock() { # one up or down at a time, on a directory of ours; the services are those that are there, if any
   [ ! -e "$run" ] || [ -e "$run/.localstack" ] || fail "$run is there and is not of localstack.sh: remove it, or set LOCALSTACK_DIR"
   mkdir -p "$(dirname "$run")"
   exec 9> "$run.lock"
   flock -w 1 9 || fail "another localstack.sh is at work on $run"
+  [ ! -s "$run/store" ] || store=$(cat "$run/store")
+  services=("$store" redis dynamodb aws) store_name=MinIO
+  [ "$store" = minio ] || store_name=LocalStack
 }
 
 stop_all() { halt 40 "${agents[@]}"; halt 15 "${services[@]}"; }
 
 check_arguments() {
   case $metadata in dynamodb | redis) ;; *) fail "METADATA=$metadata is neither dynamodb nor redis" ;; esac
+  case $store in minio | localstack) ;; *) fail "STORE=$store is neither minio nor localstack" ;; esac
   local name
   for name in KAFKA_PORTS:${#kafka[@]} HTTP_PORTS:${#http[@]} ADMIN_PORTS:${#admin[@]} RPC_PORTS:${#rpc[@]}; do
     [ "${name#*:}" = 3 ] || fail "${name%:*} must be three ports"
@@ -45,15 +51,18 @@ check_arguments() {
 
 # install brings what runs below. What it can't bring is missed by check_tools, unless an older one is there.
 install() {
-  ./localstack/deps.sh localstack 2>&1 9>&- | tee "$run/deps.log" | grep --line-buffered '^deps: \(building\|installing\)' || true
+  { ./localstack/deps.sh localstack; [ "$store" = minio ] || ./localstack/deps.sh s3; } 2>&1 9>&- | tee "$run/deps.log" | grep --line-buffered '^deps: \(building\|installing\)' || true
   [ -n "${CIRROLOG:-}" ] || "${GO:-go}" build -o "$cirrolog" ./services/cirrolog > "$run/build.log" 2>&1 9>&- ||
     fail "cirrolog can't be built: $(tail -n 1 "$run/build.log") ($run/build.log)"
+  [ -n "${LAMBDA_ZIPS:-}" ] || "${GO:-go}" run ./internal/lambdazip -o "$zips" > "$run/lambda.log" 2>&1 9>&- ||
+    fail "the Lambda functions can't be built: $(tail -n 1 "$run/lambda.log") ($run/lambda.log)"
 }
 
 check_tools() {
   local missing=()
   PATH=$bin:$PATH command -v redis-server > /dev/null || missing+=(redis-server)
-  [ -x "$bin/minio" ] || missing+=(minio)
+  [ "$store" != minio ] || [ -x "$bin/minio" ] || missing+=(minio)
+  [ "$store" = minio ] || [ -x .cache/clients/localstack/bin/python ] || missing+=("LocalStack (Python 3.13 or later)")
   [ -x "$bin/tofu" ] || missing+=(OpenTofu)
   [ -x "$bin/provider/terraform-provider-aws" ] || missing+=("the Terraform provider")
   [ -x "$moto" ] || missing+=(moto)
@@ -65,7 +74,7 @@ check_tools() {
 }
 
 check_ports() {
-  vacant "$minio_port" MinIO MINIO_PORT
+  vacant "$minio_port" "$store_name" MINIO_PORT
   vacant "$redis_port" Redis REDIS_PORT
   vacant "$dynamodb_port" "DynamoDB Local" DYNAMODB_PORT
   vacant "$aws_port" "the AWS emulator" AWS_PORT
@@ -79,12 +88,19 @@ check_ports() {
 }
 
 start_services() {
-  echo "localstack: starting MinIO, Redis, DynamoDB Local and the AWS emulator"
-  minio_launch "$minio_port"
+  echo "localstack: starting $store_name, Redis, DynamoDB Local and the AWS emulator"
+  local health=/minio/health/ready
+  case $store in
+  minio) minio_launch "$minio_port" ;;
+  localstack)
+    health=/_localstack/health
+    launch localstack ./localstack/emulator/run.sh localstack "$minio_port" "$run/localstack-data"
+    ;;
+  esac
   redis_launch "$redis_port"
   launch dynamodb ./localstack/dynamodb/dynamodb.sh run "$dynamodb_port"
-  launch aws "$moto" -m moto.server -H 127.0.0.1 -p "$aws_port"
-  await minio 30 answers "http://127.0.0.1:$minio_port/minio/health/ready"
+  launch aws ./localstack/emulator/run.sh moto "$aws_port" "$run/aws-data"
+  await "$store" 60 answers "http://127.0.0.1:$minio_port$health"
   await redis 30 listens "$redis_port"
   await dynamodb 60 listens "$dynamodb_port"
   await aws 60 answers "http://127.0.0.1:$aws_port/moto-api/"
@@ -111,6 +127,17 @@ apply() {
   bucket_url=$(tofu output -no-color -raw bucket_url 2> /dev/null)
   metadata_url=$(tofu output -no-color -raw metadata_url 2> /dev/null)
   [ "$metadata" = dynamodb ] || metadata_url=redis://127.0.0.1:$redis_port
+}
+
+# hooks runs what is in init/, when bucket and table are there, with the AWS emulator's Python, which has AWS's library.
+hooks() {
+  echo "localstack: creating the Lambda functions"
+  local hook
+  for hook in localstack/init/*.py; do
+    AWS_URL=http://127.0.0.1:$aws_port LAMBDA_ZIPS=$zips BUCKET_URL=$bucket_url METADATA_URL=$metadata_url \
+      BROKERS=127.0.0.1:${kafka[0]},127.0.0.1:${kafka[1]},127.0.0.1:${kafka[2]} \
+      "$moto" "$hook" > "$run/hook.log" 2>&1 9>&- || fail "$hook: $(tail -n 1 "$run/hook.log") ($run/hook.log)"
+  done
 }
 
 start_agents() {
@@ -148,7 +175,7 @@ Metadata $metadata_url
 
   export AWS_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY
   $c replay words --bucket '$bucket_url' | wc -l    # what is in segments already, read from the bucket alone
-  localstack/localstack.sh tofu plan                   # what Terraform created, in MinIO, DynamoDB Local and the AWS emulator
+  localstack/localstack.sh tofu plan                   # what Terraform created, in $store_name, DynamoDB Local and the AWS emulator
 
 \`make localstack-up\` starts an agent again that died; \`make localstack-down\` stops all and deletes its data. Logs: $run/*.log
 END
@@ -165,6 +192,7 @@ up() {
   rm -rf "$run"
   mkdir -p "$run"
   touch "$run/.localstack"
+  echo "$store" > "$run/store"
   export LOCALSTACK_OF=$run # marks all that is started, for interrupted
   local code=0
   trap interrupted INT TERM HUP
@@ -185,6 +213,7 @@ start() {
   check_tools
   start_services
   apply
+  hooks
   start_agents
   printf 'bucket_url=%q\nmetadata_url=%q\n' "$bucket_url" "$metadata_url" > "$run/urls"
   help_text > "$run/help"
@@ -235,5 +264,5 @@ case ${1:-} in
 up) up ;;
 down) down ;;
 tofu) [ -d "$run/terraform" ] || fail "nothing was created: run \`make localstack-up\`"; shift; tofu "$@" ;;
-*) sed -n 2,13p "$0"; exit 2 ;;
+*) sed -n 2,14p "$0"; exit 2 ;;
 esac

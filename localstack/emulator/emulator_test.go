@@ -4,14 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,7 +28,9 @@ import (
 // What the stores get wrong, as subtests of the suite; docs/localstack.md has them in a table.
 var (
 	wrongInLocalStack = []string{"checksum of a replacement", "list of escaped keys"}
-	wrongInMoto       = []string{"race of creators", "race of swappers", "checksum", "checksum of a replacement"}
+	wrongInMoto       = []string{ // races now and then only: in one of a dozen runs two of 32 puts created one object
+		"race of creators", "race of swappers", "checksum", "checksum of a replacement",
+	}
 )
 
 func options(e minio.Endpoint) s3.Options {
@@ -96,7 +95,6 @@ func TestMoto(t *testing.T) {
 	suite(t, e, wrongInMoto)
 	t.Run("parts", func(t *testing.T) { parts(t, e, false) })
 	t.Run("wrong checksum", func(t *testing.T) { stored(t, e) })
-	t.Run("race", func(t *testing.T) { race(t, e) })
 	t.Run("settings", func(t *testing.T) { settings(t, e) })
 }
 
@@ -156,30 +154,6 @@ func stored(t *testing.T, e minio.Endpoint) {
 	if _, err := open(t, options(e)).Put(context.Background(), "stored", strings.NewReader("body"), objstore.PutOptions{CRC32C: &wrong}); err != nil {
 		t.Errorf("%v: see docs/localstack.md", err)
 	}
-}
-
-// race tells how long it took until two of 32 puts that are to create one object both did, in moto, which happens when
-// its threads change at the right moment. That it did not is no failure.
-func race(t *testing.T, e minio.Endpoint) {
-	b, ctx := open(t, options(e)), context.Background()
-	round := 0
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); round++ {
-		var won atomic.Int32
-		var wg sync.WaitGroup
-		for range 32 {
-			wg.Go(func() {
-				if _, err := b.Put(ctx, fmt.Sprint("race/", round), strings.NewReader("x"), objstore.PutOptions{IfNoneMatch: true}); err == nil {
-					won.Add(1)
-				}
-			})
-		}
-		wg.Wait()
-		if n := won.Load(); n > 1 {
-			t.Logf("round %d: %d puts created one object", round, n)
-			return
-		}
-	}
-	t.Logf("one winner in each of %d rounds", round)
 }
 
 // siblings: MinIO looks for the keys behind start-after among as many as the page has, and those count that come before a
