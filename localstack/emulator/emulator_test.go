@@ -156,10 +156,10 @@ func stored(t *testing.T, e minio.Endpoint) {
 	}
 }
 
-// siblings: MinIO looks for the keys behind start-after among as many as the page has, and those count that come before a
-// directory in the order of keys and are behind its name: a-1 is before a/1. With more of them than that the page is short, and
-// the last one. Cirrolog has such keys in meta/topics/ alone, with a thousand topics and more whose names
-// go on where another one's ends.
+// siblings: when start-after lies in a directory, MinIO looks for the keys behind it among as many as the page has, and
+// those count whose names go on where the directory's ends and that come before it: a-1/1 for a/1. With more of them than that the
+// page is short, and is said to be the last one. Of Cirrolog's keys only those in meta/topics/ can be such, with more than a
+// thousand topics whose names go on where another one's ends.
 func siblings(t *testing.T, e minio.Endpoint) {
 	b, ctx := open(t, options(e)), context.Background()
 	want := 0
