@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is missing. Says what it could not install;
 # the tests that need it then skip, or fail with REQUIRE_ALL=1.
-#   deps.sh [localstack|s3|release]     all, or only what localstack.sh, with STORE=localstack too, or `make snapshot` needs
+#   deps.sh [localstack|s3|terraform|release]     all, or only what localstack.sh, it with STORE=localstack, it with Docker, or
+#                                                 `make snapshot` needs
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=${LOCALSTACK_BIN:-$PWD/.cache/bin}
@@ -70,18 +71,23 @@ stamped() {
 
 python_moto() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r localstack/moto/requirements.txt; }
 
-# What localstack.sh runs.
+# What localstack.sh runs beside servers in containers.
+terraform_deps() {
+  apt_get curl curl
+  python3 -c 'import ensurepip, venv' 2>/dev/null || apt_get "python3 with venv" python3-venv
+  stamped .cache/clients/moto "$(python3 --version 2>&1; cat localstack/moto/requirements.txt)" python_moto .cache/clients/moto
+  go_module tofu localstack/tofu github.com/opentofu/opentofu/cmd/tofu
+  go_module provider/terraform-provider-aws localstack/provider .
+}
+
+# What it runs without containers.
 localstack_deps() {
   apt_get java default-jre-headless
   [ -d "${DYNAMODB_LIB:-$HOME/.cache/dynamodb-jars}" ] || apt_get mvn maven
-  apt_get curl curl
   redis_server
-  python3 -c 'import ensurepip, venv' 2>/dev/null || apt_get "python3 with venv" python3-venv
-  stamped .cache/clients/moto "$(python3 --version 2>&1; cat localstack/moto/requirements.txt)" python_moto .cache/clients/moto
   ! command -v mvn >/dev/null 2>&1 || ./localstack/dynamodb/dynamodb.sh jars || echo "deps: could not download DynamoDB Local" >&2
   go_tool minio "$minio"
-  go_module tofu localstack/tofu github.com/opentofu/opentofu/cmd/tofu
-  go_module provider/terraform-provider-aws localstack/provider .
+  terraform_deps
 }
 
 # python_new prints a Python that LocalStack's S3 runs on: 3.13 or later, with venv. Debian 12 has none; then it comes
@@ -154,9 +160,10 @@ node_clients() { cp "$matrix/node/package.json" "$matrix/node/package-lock.json"
 
 case ${1:-} in
 localstack) localstack_deps; exit 0;;
+terraform) terraform_deps; exit 0;;
 s3) s3_deps; exit 0;;
 release) go_tool goreleaser "$goreleaser"; exit 0;;
-?*) sed -n 2,4p "$0"; exit 2;;
+?*) sed -n 2,5p "$0"; exit 2;;
 esac
 apt_get kcat kcat
 apt_get mvn maven

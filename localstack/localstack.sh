@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A cluster on this machine, without containers: MinIO, Redis, DynamoDB Local and an AWS emulator (moto); what
-# terraform/ creates on them; and three agents on that. docs/localstack.md tells more.
+# A cluster on this machine: MinIO, Redis, DynamoDB Local and an AWS emulator (moto), by Docker Compose where an engine is
+# and without containers elsewhere; what terraform/ creates on them; and three agents. docs/localstack.md tells more.
 #   localstack.sh up              start it, or say that it runs
 #   localstack.sh down            stop it and delete its data
 #   localstack.sh tofu ARGS…      OpenTofu on what was created, as `localstack.sh tofu plan`
@@ -8,8 +8,8 @@
 #   MINIO_PORT 9000  REDIS_PORT 6379  DYNAMODB_PORT 8000  AWS_PORT 4566
 #   KAFKA_PORTS "9092 9093 9094"  HTTP_PORTS "8082 8083 8084"  ADMIN_PORTS "9644 9654 9664"  RPC_PORTS "9645 9655 9665"
 # METADATA=redis puts the cluster's metadata into Redis instead of the table. STORE=localstack takes the S3 of LocalStack, on the
-# port of MinIO, instead of that. LOCALSTACK_DIR (.cache/localstack) is where all of it lies. LOCALSTACK_TF_CONFIG names a CLI
-# configuration of Terraform by which the real AWS provider is found.
+# port of MinIO, instead of that. ENGINE=native leaves Docker alone, ENGINE=docker demands it. LOCALSTACK_DIR (.cache/localstack)
+# is where all of it lies. LOCALSTACK_TF_CONFIG names a CLI configuration of Terraform by which the real AWS provider is found.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 me=localstack
@@ -22,27 +22,49 @@ read -ra kafka <<< "${KAFKA_PORTS:-9092 9093 9094}"
 read -ra http <<< "${HTTP_PORTS:-8082 8083 8084}"
 read -ra admin <<< "${ADMIN_PORTS:-9644 9654 9664}"
 read -ra rpc <<< "${RPC_PORTS:-9645 9655 9665}"
-metadata=${METADATA:-dynamodb} store=${STORE:-minio}
+metadata=${METADATA:-dynamodb} store=${STORE:-minio} engine=${ENGINE:-auto}
 agents=(agent1 agent2 agent3)
 . localstack/lib.sh
 
 export AWS_ACCESS_KEY_ID=cirrolog AWS_SECRET_ACCESS_KEY=cirrolog-secret
 
-lock() { # one up or down at a time, on a directory of ours; the services are those that are there, if any
+lock() { # one up or down at a time, on a directory of ours
   [ ! -e "$run" ] || [ -e "$run/.localstack" ] || fail "$run is there and is not of localstack.sh: remove it, or set LOCALSTACK_DIR"
   mkdir -p "$(dirname "$run")"
   exec 9> "$run.lock"
   flock -w 1 9 || fail "another localstack.sh is at work on $run"
-  [ ! -s "$run/store" ] || store=$(cat "$run/store")
-  services=("$store" redis dynamodb aws) store_name=MinIO
-  [ "$store" = minio ] || store_name=LocalStack
+  known
 }
 
-stop_all() { halt 40 "${agents[@]}"; halt 15 "${services[@]}"; }
+# known tells what the services are: those that were started, or those that are asked for. With Docker they are one,
+# whose end is theirs.
+known() {
+  store=${STORE:-minio} engine=${ENGINE:-auto} store_name=MinIO
+  [ ! -s "$run/services" ] || read -r store engine < "$run/services"
+  [ "$store" = minio ] || store_name=LocalStack
+  services=("$store" redis dynamodb aws)
+  [ "$engine" != docker ] || services=(compose)
+  export MINIO_PORT=$minio_port REDIS_PORT=$redis_port DYNAMODB_PORT=$dynamodb_port AWS_PORT=$aws_port
+  compose=(docker compose -p "cirrolog-$(printf %s "$run" | cksum | cut -d' ' -f1)" -f localstack/compose.yaml --profile "$store")
+}
+
+# use ENGINE: notes it.
+use() {
+  echo "$store $1" > "$run/services"
+  known
+}
+
+stop_all() {
+  known
+  halt 40 "${agents[@]}"
+  halt 40 "${services[@]}"
+  [ ! -s "$run/services" ] || [ "$engine" != docker ] || "${compose[@]}" down --volumes > "$run/compose-down.log" 2>&1 9>&- || true
+}
 
 check_arguments() {
   case $metadata in dynamodb | redis) ;; *) fail "METADATA=$metadata is neither dynamodb nor redis" ;; esac
   case $store in minio | localstack) ;; *) fail "STORE=$store is neither minio nor localstack" ;; esac
+  case $engine in auto | docker | native) ;; *) fail "ENGINE=$engine is none of auto, docker and native" ;; esac
   local name
   for name in KAFKA_PORTS:${#kafka[@]} HTTP_PORTS:${#http[@]} ADMIN_PORTS:${#admin[@]} RPC_PORTS:${#rpc[@]}; do
     [ "${name#*:}" = 3 ] || fail "${name%:*} must be three ports"
@@ -51,7 +73,10 @@ check_arguments() {
 
 # install brings what runs below. What it can't bring is missed by check_tools, unless an older one is there.
 install() {
-  { ./localstack/deps.sh localstack; [ "$store" = minio ] || ./localstack/deps.sh s3; } 2>&1 9>&- | tee "$run/deps.log" | grep --line-buffered '^deps: \(building\|installing\)' || true
+  local what targets=(localstack)
+  [ "$engine" != docker ] || targets=(terraform)
+  [ "$engine $store" != "native localstack" ] || targets+=(s3)
+  for what in "${targets[@]}"; do ./localstack/deps.sh "$what"; done 2>&1 9>&- | tee "$run/deps.log" | grep --line-buffered '^deps: \(building\|installing\)' || true
   [ -n "${CIRROLOG:-}" ] || "${GO:-go}" build -o "$cirrolog" ./services/cirrolog > "$run/build.log" 2>&1 9>&- ||
     fail "cirrolog can't be built: $(tail -n 1 "$run/build.log") ($run/build.log)"
   [ -n "${LAMBDA_ZIPS:-}" ] || "${GO:-go}" run ./internal/lambdazip -o "$zips" > "$run/lambda.log" 2>&1 9>&- ||
@@ -60,14 +85,18 @@ install() {
 
 check_tools() {
   local missing=()
-  PATH=$bin:$PATH command -v redis-server > /dev/null || missing+=(redis-server)
-  [ "$store" != minio ] || [ -x "$bin/minio" ] || missing+=(minio)
-  [ "$store" = minio ] || [ -x .cache/clients/localstack/bin/python ] || missing+=("LocalStack (Python 3.13 or later)")
+  if [ "$engine" = native ]; then
+    PATH=$bin:$PATH command -v redis-server > /dev/null || missing+=(redis-server)
+    [ "$store" != minio ] || [ -x "$bin/minio" ] || missing+=(minio)
+    [ "$store" = minio ] || [ -x .cache/clients/localstack/bin/python ] || missing+=("LocalStack (Python 3.13 or later)")
+  fi
   [ -x "$bin/tofu" ] || missing+=(OpenTofu)
   [ -x "$bin/provider/terraform-provider-aws" ] || missing+=("the Terraform provider")
   [ -x "$moto" ] || missing+=(moto)
-  command -v java > /dev/null || missing+=(java)
-  [ -d "${DYNAMODB_LIB:-$HOME/.cache/dynamodb-jars}" ] || missing+=("DynamoDB Local")
+  if [ "$engine" = native ]; then
+    command -v java > /dev/null || missing+=(java)
+    [ -d "${DYNAMODB_LIB:-$HOME/.cache/dynamodb-jars}" ] || missing+=("DynamoDB Local")
+  fi
   command -v curl > /dev/null || missing+=(curl)
   [ -x "$cirrolog" ] || missing+=("$cirrolog")
   [ ${#missing[@]} = 0 ] || fail "missing, and could not be installed (is there a network?): $(printf '%s, ' "${missing[@]}" | sed 's/, $//') ($run/deps.log)"
@@ -87,23 +116,45 @@ check_ports() {
   done
 }
 
+# start_services starts them by Compose if that is to be, and without it when that fails: an engine may have no network.
 start_services() {
+  if [ "$engine" = docker ]; then
+    echo "localstack: starting $store_name, Redis, DynamoDB Local and the AWS emulator by Docker Compose"
+    launch compose "${compose[@]}" up --no-color --abort-on-container-exit
+    if (ready 300) 2> "$run/compose-failed.log"; then return; fi
+    [ "${ENGINE:-auto}" = auto ] || fail "$(sed "s/^$me: //" "$run/compose-failed.log")"
+    echo "localstack: starting without Docker Compose, which fails: $(sed "s/^$me: //" "$run/compose-failed.log")"
+    stop_all
+    use native
+    install
+    check_tools
+  fi
   echo "localstack: starting $store_name, Redis, DynamoDB Local and the AWS emulator"
-  local health=/minio/health/ready
   case $store in
   minio) minio_launch "$minio_port" ;;
-  localstack)
-    health=/_localstack/health
-    launch localstack ./localstack/emulator/run.sh localstack "$minio_port" "$run/localstack-data"
-    ;;
+  localstack) launch localstack ./localstack/emulator/run.sh localstack "$minio_port" "$run/localstack-data" ;;
   esac
   redis_launch "$redis_port"
   launch dynamodb ./localstack/dynamodb/dynamodb.sh run "$dynamodb_port"
   launch aws ./localstack/emulator/run.sh moto "$aws_port" "$run/aws-data"
-  await "$store" 60 answers "http://127.0.0.1:$minio_port$health"
-  await redis 30 listens "$redis_port"
-  await dynamodb 60 listens "$dynamodb_port"
-  await aws 60 answers "http://127.0.0.1:$aws_port/moto-api/"
+  ready 60
+}
+
+ready() { # SECONDS for each
+  local health=/minio/health/ready all=("${services[@]}")
+  [ "$store" = minio ] || health=/_localstack/health
+  [ "$engine" != docker ] || all=(compose compose compose compose)
+  await "${all[0]}" "$1" answers "http://127.0.0.1:$minio_port$health"
+  await "${all[1]}" "$1" pongs "$redis_port"
+  await "${all[2]}" "$1" answered "http://127.0.0.1:$dynamodb_port"
+  await "${all[3]}" "$1" answers "http://127.0.0.1:$aws_port/moto-api/"
+}
+
+# answered URL, pongs PORT: tell whether there is an answer, of whatever kind. Docker listens before the server does.
+answered() { curl -s -m 5 -o /dev/null "$1"; }
+pongs() {
+  local line
+  { exec 3<> "/dev/tcp/127.0.0.1/$1" && printf 'PING\r\n' >&3 && read -rt 2 line <&3 && exec 3>&-; } 2> /dev/null
 }
 
 # tofu ARGS…: OpenTofu in a copy of terraform/ under $run, which keeps state and modules out of the sources.
@@ -186,13 +237,19 @@ up() {
   lock
   local name dead=()
   for name in "${services[@]}" "${agents[@]}"; do running "$name" || dead+=("$name"); done
-  if [ -f "$run/help" ] && [ ${#dead[@]} -lt 7 ]; then resume "${dead[@]}"; return; fi
+  if [ -f "$run/help" ] && [ ${#dead[@]} -lt $((${#services[@]} + 3)) ]; then resume "${dead[@]}"; return; fi
   stop_all # of a start that was killed
+  rm -f "$run/services"
+  known
   check_ports
   rm -rf "$run"
   mkdir -p "$run"
   touch "$run/.localstack"
-  echo "$store" > "$run/store"
+  if [ "$engine" = auto ]; then
+    engine=native
+    ! timeout 10 docker info > /dev/null 2>&1 || ! docker compose version > /dev/null 2>&1 || engine=docker
+  fi
+  use "$engine"
   export LOCALSTACK_OF=$run # marks all that is started, for interrupted
   local code=0
   trap interrupted INT TERM HUP

@@ -56,7 +56,7 @@ func newLaptop(t *testing.T, env ...string) *laptop {
 	}
 	of := func(first, n int) string { return strings.Trim(fmt.Sprint(l.ports[first:first+n]), "[]") }
 	l.env = append([]string{
-		"LOCALSTACK_DIR=" + l.dir, "CIRROLOG=" + testenv.Binary(t), "LAMBDA_ZIPS=" + zips(t), "MINIO_PORT=" + of(0, 1), "REDIS_PORT=" + of(1, 1),
+		"LOCALSTACK_DIR=" + l.dir, "CIRROLOG=" + testenv.Binary(t), "LAMBDA_ZIPS=" + zips(t), "ENGINE=native", "MINIO_PORT=" + of(0, 1), "REDIS_PORT=" + of(1, 1),
 		"DYNAMODB_PORT=" + of(2, 1), "AWS_PORT=" + of(3, 1), "KAFKA_PORTS=" + of(4, 3), "HTTP_PORTS=" + of(7, 3),
 		"ADMIN_PORTS=" + of(10, 3), "RPC_PORTS=" + of(13, 3), "CIRROLOG_BROKERS=" + strings.Join(l.brokers(), ","),
 		fmt.Sprintf("CIRROLOG_ADMIN=127.0.0.1:%d", l.ports[10]), "AWS_ACCESS_KEY_ID=cirrolog", "AWS_SECRET_ACCESS_KEY=cirrolog-secret",
@@ -350,7 +350,10 @@ func TestRefused(t *testing.T) {
 		l.env = append(l.env, "METADATA=redis", "STORE=ceph")
 		out, code = l.sh("up")
 		l.refused(out, code, "localstack: STORE=ceph is neither minio nor localstack")
-		l.env = append(l.env, "STORE=", "RPC_PORTS=1 2")
+		l.env = append(l.env, "STORE=", "ENGINE=podman")
+		out, code = l.sh("up")
+		l.refused(out, code, "localstack: ENGINE=podman is none of auto, docker and native")
+		l.env = append(l.env, "ENGINE=", "RPC_PORTS=1 2")
 		out, code = l.sh("up")
 		l.refused(out, code, "localstack: RPC_PORTS must be three ports")
 		l.env = append(l.env, "LOCALSTACK_DIR="+t.TempDir())
