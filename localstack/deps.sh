@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is missing. Says what it could not install;
 # the tests that need it then skip, or fail with REQUIRE_ALL=1.
-#   deps.sh [localstack|release]     all, or only what localstack.sh or `make snapshot` needs
+#   deps.sh [localstack|s3|terraform|release]     all, or only what localstack.sh, it with STORE=localstack, it with Docker, or
+#                                                 `make snapshot` needs
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=${LOCALSTACK_BIN:-$PWD/.cache/bin}
@@ -70,18 +71,67 @@ stamped() {
 
 python_moto() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r localstack/moto/requirements.txt; }
 
-# What localstack.sh runs.
+# What localstack.sh runs beside servers in containers.
+terraform_deps() {
+  apt_get curl curl
+  python3 -c 'import ensurepip, venv' 2>/dev/null || apt_get "python3 with venv" python3-venv
+  stamped .cache/clients/moto "$(python3 --version 2>&1; cat localstack/moto/requirements.txt)" python_moto .cache/clients/moto
+  go_module tofu localstack/tofu github.com/opentofu/opentofu/cmd/tofu
+  go_module provider/terraform-provider-aws localstack/provider .
+}
+
+# What it runs without containers.
 localstack_deps() {
   apt_get java default-jre-headless
   [ -d "${DYNAMODB_LIB:-$HOME/.cache/dynamodb-jars}" ] || apt_get mvn maven
-  apt_get curl curl
   redis_server
-  python3 -c 'import ensurepip, venv' 2>/dev/null || apt_get "python3 with venv" python3-venv
-  stamped .cache/clients/moto "$(python3 --version 2>&1; cat localstack/moto/requirements.txt)" python_moto .cache/clients/moto
   ! command -v mvn >/dev/null 2>&1 || ./localstack/dynamodb/dynamodb.sh jars || echo "deps: could not download DynamoDB Local" >&2
   go_tool minio "$minio"
-  go_module tofu localstack/tofu github.com/opentofu/opentofu/cmd/tofu
-  go_module provider/terraform-provider-aws localstack/provider .
+  terraform_deps
+}
+
+# python_new prints a Python that LocalStack's S3 runs on: 3.13 or later, with venv. Debian 12 has none; then it comes
+# from Maven Central, where it is packed for programs in Java.
+python_new() {
+  local python
+  for python in "${LOCALSTACK_PYTHON:-}" python3 python3.14 python3.13 "$HOME"/.pyenv/versions/3.1[3-9]*/bin/python3; do
+    [ -z "$python" ] || ! "$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 13))' 2>/dev/null || { echo "$python"; return; }
+  done
+  python=$PWD/.cache/clients/python3.13
+  [ -x "$python/bin/python3.13" ] || python_maven "$python" >&2 || return 1
+  echo "$python/bin/python3.13"
+}
+
+python_maven() { # DIR
+  local system=linux-x86_64 new=$1.$$ version=3.13.0-1.5.11
+  [ "$(uname -m)" = x86_64 ] || system=linux-arm64
+  echo "deps: getting Python ${version%-*}"
+  rm -rf "$new" && mkdir -p "$new" &&
+    mvn -q -B -Dstyle.color=never dependency:get -Dtransitive=false -Dartifact="org.bytedeco:cpython:$version:jar:$system" &&
+    mvn -q -B -Dstyle.color=never dependency:copy -Dartifact="org.bytedeco:cpython:$version:jar:$system" -DoutputDirectory="$new" &&
+    python3 -m zipfile -e "$new/cpython-$version-$system.jar" "$new/all" && mv "$new/all/org/bytedeco/cpython/$system" "$new/python" &&
+    chmod +x "$new"/python/bin/* && cp "$new"/python/libffi.so* "$new/python/lib/python3.13/lib-dynload/" && # where _ctypes looks
+    rm -rf "$new/python/lib/python3.13/test" "$new/python/include" &&
+    { rm -rf "$1"; mv "$new/python" "$1"; }
+  local code=$?
+  rm -rf "$new"
+  return $code
+}
+
+# python_localstack DIR PYTHON: certificates are those of the system, as Debian's own pip has them.
+python_localstack() {
+  [ ! -s /etc/ssl/certs/ca-certificates.crt ] || local -x PIP_CERT=${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}
+  "$2" -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r localstack/emulator/requirements.txt
+}
+
+# LocalStack, whose S3 tests and STORE=localstack use beside MinIO.
+s3_deps() {
+  local python
+  if python=$(python_new); then
+    stamped .cache/clients/localstack "$("$python" --version 2>&1; cat localstack/emulator/requirements.txt)" python_localstack .cache/clients/localstack "$python"
+  else
+    echo "deps: LocalStack is left out: there is no Python 3.13 or later" >&2
+  fi
 }
 
 python_schemas() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r localstack/tools/requirements.txt; }
@@ -110,8 +160,10 @@ node_clients() { cp "$matrix/node/package.json" "$matrix/node/package-lock.json"
 
 case ${1:-} in
 localstack) localstack_deps; exit 0;;
+terraform) terraform_deps; exit 0;;
+s3) s3_deps; exit 0;;
 release) go_tool goreleaser "$goreleaser"; exit 0;;
-?*) sed -n 2,4p "$0"; exit 2;;
+?*) sed -n 2,5p "$0"; exit 2;;
 esac
 apt_get kcat kcat
 apt_get mvn maven
@@ -131,6 +183,7 @@ apt_get systemd-analyze systemd
 go_module helm localstack/tools helm.sh/helm/v3/cmd/helm
 go_module compose localstack/tools ./compose
 go_module monitoring localstack/tools ./monitoring
+s3_deps
 stamped .cache/clients/schemas "$(python3 --version 2>&1; cat localstack/tools/requirements.txt)" python_schemas .cache/clients/schemas
 ! command -v apt-get >/dev/null 2>&1 || stamped .cache/image-base "2 $(cat /etc/debian_version)" image_base "$PWD/.cache/image-base"
 exit 0

@@ -18,17 +18,24 @@ import (
 	"github.com/cirrolog/cirrolog/internal/testenv"
 )
 
-func (l *laptop) clients() (*s3.Client, *dynamodb.Client) {
-	url := fmt.Sprintf("http://127.0.0.1:%d", l.ports[3])
-	cfg := aws.Config{Region: "us-east-1", BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("emulator", "emulator", "")}
-	return s3.NewFromConfig(cfg, func(o *s3.Options) { o.UsePathStyle = true }), dynamodb.NewFromConfig(cfg)
+func clients(s3Port, dynamoPort int, key, secret string) (*s3.Client, *dynamodb.Client) {
+	config := func(port int) aws.Config {
+		url := fmt.Sprintf("http://127.0.0.1:%d", port)
+		return aws.Config{Region: "us-east-1", BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider(key, secret, "")}
+	}
+	return s3.NewFromConfig(config(s3Port), func(o *s3.Options) { o.UsePathStyle = true }), dynamodb.NewFromConfig(config(dynamoPort))
+}
+
+// emulated asks the AWS emulator.
+func (l *laptop) emulated() (*s3.Client, *dynamodb.Client) {
+	return clients(l.ports[3], l.ports[3], "emulator", "emulator")
 }
 
 // checkAWS asks the AWS emulator what the modules made, not Terraform.
 func (l *laptop) checkAWS() {
 	l.t.Helper()
 	t, ctx, bucket := l.t, context.Background(), aws.String("cirrolog")
-	objects, tables := l.clients()
+	objects, tables := l.emulated()
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -82,18 +89,32 @@ func (l *laptop) checkAWS() {
 	}
 }
 
-// checkDestroyed demands that destroy left no bucket and no table.
+// checkApplied demands that a second apply changes nothing.
+func (l *laptop) checkApplied() {
+	l.t.Helper()
+	if out, code := l.sh("tofu", "plan", "-no-color", "-detailed-exitcode"); code != 0 {
+		l.t.Errorf("a plan after apply: exit code %d:\n%s", code, out)
+	}
+	if out := l.must("tofu", "apply", "-no-color", "-auto-approve", "-input=false"); !strings.Contains(out, "Resources: 0 added, 0 changed, 0 destroyed.") {
+		l.t.Errorf("a second apply:\n%s", out)
+	}
+}
+
+// checkDestroyed demands that destroy left no bucket and no table, neither at the AWS emulator nor where the cluster was.
 func (l *laptop) checkDestroyed() {
 	l.t.Helper()
-	objects, tables := l.clients()
-	buckets, err := objects.ListBuckets(context.Background(), &s3.ListBucketsInput{})
-	if err != nil || len(buckets.Buckets) > 0 {
-		l.t.Errorf("destroy left buckets %v, %v", buckets, err)
+	check := func(objects *s3.Client, tables *dynamodb.Client) {
+		buckets, err := objects.ListBuckets(context.Background(), &s3.ListBucketsInput{})
+		if err != nil || len(buckets.Buckets) > 0 {
+			l.t.Errorf("destroy left buckets %v, %v", buckets, err)
+		}
+		names, err := tables.ListTables(context.Background(), &dynamodb.ListTablesInput{})
+		if err != nil || len(names.TableNames) > 0 {
+			l.t.Errorf("destroy left tables %v, %v", names, err)
+		}
 	}
-	names, err := tables.ListTables(context.Background(), &dynamodb.ListTablesInput{})
-	if err != nil || len(names.TableNames) > 0 {
-		l.t.Errorf("destroy left tables %v, %v", names, err)
-	}
+	check(l.emulated())
+	check(clients(l.ports[0], l.ports[2], "cirrolog", "cirrolog-secret"))
 }
 
 func contains(out *testenv.Output, text string) func(context.Context) error {

@@ -5,8 +5,10 @@ package laptop
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,7 +56,7 @@ func newLaptop(t *testing.T, env ...string) *laptop {
 	}
 	of := func(first, n int) string { return strings.Trim(fmt.Sprint(l.ports[first:first+n]), "[]") }
 	l.env = append([]string{
-		"LOCALSTACK_DIR=" + l.dir, "CIRROLOG=" + testenv.Binary(t), "MINIO_PORT=" + of(0, 1), "REDIS_PORT=" + of(1, 1),
+		"LOCALSTACK_DIR=" + l.dir, "CIRROLOG=" + testenv.Binary(t), "LAMBDA_ZIPS=" + zips(t), "ENGINE=native", "MINIO_PORT=" + of(0, 1), "REDIS_PORT=" + of(1, 1),
 		"DYNAMODB_PORT=" + of(2, 1), "AWS_PORT=" + of(3, 1), "KAFKA_PORTS=" + of(4, 3), "HTTP_PORTS=" + of(7, 3),
 		"ADMIN_PORTS=" + of(10, 3), "RPC_PORTS=" + of(13, 3), "CIRROLOG_BROKERS=" + strings.Join(l.brokers(), ","),
 		fmt.Sprintf("CIRROLOG_ADMIN=127.0.0.1:%d", l.ports[10]), "AWS_ACCESS_KEY_ID=cirrolog", "AWS_SECRET_ACCESS_KEY=cirrolog-secret",
@@ -200,10 +202,9 @@ func TestLaptop(t *testing.T) {
 		t.Errorf("a second up says:\n%s", again)
 	}
 	l.checkAWS()
-	if out, code := l.sh("tofu", "plan", "-no-color", "-detailed-exitcode"); code != 0 {
-		t.Errorf("a plan after apply: exit code %d:\n%s", code, out)
-	}
+	l.checkApplied()
 	l.useIt()
+	l.checkFunctions()
 	if out := l.must("up"); !strings.Contains(out, "agent2 has died, starting it again") || !alive(l.pid("agent2")) {
 		t.Errorf("up with an agent dead says:\n%s", out)
 	}
@@ -216,6 +217,9 @@ func TestLaptop(t *testing.T) {
 	}
 	l.must("tofu", "destroy", "-no-color", "-auto-approve")
 	l.checkDestroyed()
+	if out := l.must("tofu", "state", "list"); out != "" {
+		t.Errorf("destroy left in the state:\n%s", out)
+	}
 	began = time.Now()
 	if out := l.must("down"); out != "localstack: stopped 3 processes\n" {
 		t.Errorf("down says: %s", out)
@@ -228,6 +232,48 @@ func TestLaptop(t *testing.T) {
 	if out := l.must("down"); out != "localstack: nothing runs\n" {
 		t.Errorf("down of nothing says: %s", out)
 	}
+}
+
+// TestOnLocalStack is the same cluster on LocalStack's S3.
+func TestOnLocalStack(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat(filepath.Join(testenv.Root(), ".cache", "clients", "localstack", "bin", "python")); err != nil {
+		testenv.Missing(t, "LocalStack (Python 3.13 or later)")
+	}
+	l := newLaptop(t, "STORE=localstack")
+	began := time.Now()
+	l.must("up")
+	t.Logf("up in %.1f s", time.Since(began).Seconds())
+	if server := l.server("_localstack/health"); !strings.Contains(server, `"version": "4.14.0"`) {
+		t.Errorf("the store is not LocalStack: %s", server)
+	}
+	l.checkApplied()
+	l.useIt()
+	l.env = append(l.env, "STORE=minio") // a cluster that runs has the store that it has
+	if out := l.must("up"); !strings.Contains(out, "agent2 has died, starting it again") {
+		t.Errorf("up with an agent dead says:\n%s", out)
+	}
+	began = time.Now()
+	if out := l.must("down"); out != "localstack: stopped 7 processes\n" {
+		t.Errorf("down says: %s", out)
+	}
+	t.Logf("down in %.1f s", time.Since(began).Seconds())
+	l.nothingLeft()
+}
+
+// server asks the store over HTTP.
+func (l *laptop) server(path string) string {
+	l.t.Helper()
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/%s", l.ports[0], path))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return string(b)
 }
 
 // useIt produces, kills an agent, and reads everything back, from the agents and from the bucket alone.
@@ -301,7 +347,13 @@ func TestRefused(t *testing.T) {
 		l := newLaptop(t, "METADATA=etcd")
 		out, code := l.sh("up")
 		l.refused(out, code, "localstack: METADATA=etcd is neither dynamodb nor redis")
-		l.env = append(l.env, "METADATA=redis", "RPC_PORTS=1 2")
+		l.env = append(l.env, "METADATA=redis", "STORE=ceph")
+		out, code = l.sh("up")
+		l.refused(out, code, "localstack: STORE=ceph is neither minio nor localstack")
+		l.env = append(l.env, "STORE=", "ENGINE=podman")
+		out, code = l.sh("up")
+		l.refused(out, code, "localstack: ENGINE=podman is none of auto, docker and native")
+		l.env = append(l.env, "ENGINE=", "RPC_PORTS=1 2")
 		out, code = l.sh("up")
 		l.refused(out, code, "localstack: RPC_PORTS must be three ports")
 		l.env = append(l.env, "LOCALSTACK_DIR="+t.TempDir())
@@ -345,7 +397,7 @@ func TestInterrupted(t *testing.T) {
 func (l *laptop) refused(out string, code int, want string) {
 	l.t.Helper()
 	lines := slices.DeleteFunc(strings.Split(strings.TrimSuffix(out, "\n"), "\n"), func(line string) bool {
-		return strings.HasPrefix(line, "deps: ") || strings.HasPrefix(line, "localstack: starting ") || strings.HasPrefix(line, "localstack: applying ")
+		return strings.HasPrefix(line, "deps: ") || strings.HasPrefix(line, "localstack: starting ") || strings.HasPrefix(line, "localstack: applying ") || strings.HasPrefix(line, "localstack: creating ")
 	})
 	if code == 0 || len(lines) != 1 || !strings.HasPrefix(lines[0], want) {
 		l.t.Errorf("exit code %d, want one line %q:\n%s", code, want, out)

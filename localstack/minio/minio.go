@@ -155,7 +155,13 @@ func (s *server) stop() error {
 
 func (s *server) endpoint(t testing.TB) Endpoint {
 	t.Helper()
-	e := Endpoint{URL: s.url, AccessKey: s.key, SecretKey: s.key}
+	return NewEndpoint(t, s.url, s.key, s.key)
+}
+
+// NewEndpoint makes a bucket on a server of S3.
+func NewEndpoint(t testing.TB, url, accessKey, secretKey string) Endpoint {
+	t.Helper()
+	e := Endpoint{URL: url, AccessKey: accessKey, SecretKey: secretKey}
 	e.Bucket = newBucket(t, e)
 	return e
 }
