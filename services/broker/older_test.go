@@ -45,4 +45,8 @@ func TestForgottenIsNotLookedForInStreams(t *testing.T) {
 	if err := p.dropOlder(t.Context()); err == nil {
 		t.Error("what is nowhere is said to be tiered")
 	}
+	f.putSegment(bucket, 20, 5, false) // tiered while this agent took over
+	if err := p.dropOlder(t.Context()); err != nil || p.older.Load() != nil || p.tiered.Load() != 30 {
+		t.Errorf("what is indexed: %v, %+v, tiered to %d", err, p.older.Load(), p.tiered.Load())
+	}
 }
