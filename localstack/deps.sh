@@ -69,13 +69,20 @@ stamped() {
   if "$@"; then echo "$what" > "$dir/stamp"; else echo "deps: could not install $dir" >&2; fi
 }
 
-python_moto() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r localstack/moto/requirements.txt; }
+# venv DIR PYTHON REQUIREMENTS: a virtual environment, made anew when the checkout has been moved: its programs name DIR.
+venv() { stamped "$1" "$PWD $("$2" --version 2>&1; cat "$3")" make_venv "$@"; }
+
+# make_venv DIR PYTHON REQUIREMENTS: certificates are those of the system, as Debian's own pip has them.
+make_venv() {
+  [ ! -s /etc/ssl/certs/ca-certificates.crt ] || local -x PIP_CERT=${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}
+  "$2" -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r "$3"
+}
 
 # What localstack.sh runs beside servers in containers.
 terraform_deps() {
   apt_get curl curl
   python3 -c 'import ensurepip, venv' 2>/dev/null || apt_get "python3 with venv" python3-venv
-  stamped .cache/clients/moto "$(python3 --version 2>&1; cat localstack/moto/requirements.txt)" python_moto .cache/clients/moto
+  venv .cache/clients/moto python3 localstack/moto/requirements.txt
   go_module tofu localstack/tofu github.com/opentofu/opentofu/cmd/tofu
   go_module provider/terraform-provider-aws localstack/provider .
 }
@@ -118,23 +125,15 @@ python_maven() { # DIR
   return $code
 }
 
-# python_localstack DIR PYTHON: certificates are those of the system, as Debian's own pip has them.
-python_localstack() {
-  [ ! -s /etc/ssl/certs/ca-certificates.crt ] || local -x PIP_CERT=${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}
-  "$2" -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r localstack/emulator/requirements.txt
-}
-
 # LocalStack, whose S3 tests and STORE=localstack use beside MinIO.
 s3_deps() {
   local python
   if python=$(python_new); then
-    stamped .cache/clients/localstack "$("$python" --version 2>&1; cat localstack/emulator/requirements.txt)" python_localstack .cache/clients/localstack "$python"
+    venv .cache/clients/localstack "$python" localstack/emulator/requirements.txt
   else
     echo "deps: LocalStack is left out: there is no Python 3.13 or later" >&2
   fi
 }
-
-python_schemas() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --retries 2 --disable-pip-version-check -r localstack/tools/requirements.txt; }
 
 # image_base DIR: what gcr.io/distroless/static has, of the same packages, for where that image can't be had.
 image_base() {
@@ -154,8 +153,6 @@ image_base() {
   return $code
 }
 
-python_clients() { python3 -m venv --clear "$1" && "$1/bin/pip" install -q --disable-pip-version-check -r "$matrix/python/requirements.txt"; }
-
 node_clients() { cp "$matrix/node/package.json" "$matrix/node/package-lock.json" "$1" && (cd "$1" && npm ci --silent --no-audit --no-fund >&2); }
 
 case ${1:-} in
@@ -173,7 +170,7 @@ apt_get npm npm
 localstack_deps
 # The client libraries that the matrix runs, at pinned versions.
 matrix=localstack/e2e/clients
-stamped .cache/clients/python "$(python3 --version 2>&1; cat $matrix/python/requirements.txt)" python_clients .cache/clients/python
+venv .cache/clients/python python3 $matrix/python/requirements.txt
 stamped .cache/clients/node "$(node --version 2>&1; cat $matrix/node/package-lock.json)" node_clients .cache/clients/node
 (cd $matrix/go && ${GO:-go} mod download) || echo "deps: could not download the Go clients" >&2
 ! command -v mvn >/dev/null 2>&1 || ./localstack/bench/kafka/kafka.sh jars || echo "deps: could not download Kafka" >&2
@@ -184,6 +181,6 @@ go_module helm localstack/tools helm.sh/helm/v3/cmd/helm
 go_module compose localstack/tools ./compose
 go_module monitoring localstack/tools ./monitoring
 s3_deps
-stamped .cache/clients/schemas "$(python3 --version 2>&1; cat localstack/tools/requirements.txt)" python_schemas .cache/clients/schemas
+venv .cache/clients/schemas python3 localstack/tools/requirements.txt
 ! command -v apt-get >/dev/null 2>&1 || stamped .cache/image-base "2 $(cat /etc/debian_version)" image_base "$PWD/.cache/image-base"
 exit 0

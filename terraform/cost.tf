@@ -32,7 +32,7 @@ locals {
   cost_stored = local.cost_kept + var.agents * (local.cost_in + local.cost_carried) * local.cost_window
   cost_wal    = var.agents * (local.cost_puts + local.cost_carried / (4 * local.cost_mib))
   cost_tier   = local.cost_wire / local.cost_segment
-  cost_lists  = var.agents * (1 + local.cost_kept / local.cost_segment / 1000) / (var.load.sweep_minutes * 60)
+  cost_lists  = (1 + local.cost_kept / local.cost_segment / 1000) / (var.load.sweep_minutes * 60)
   cost_heads  = local.cost_tier + var.agents / 30
   cost_gets   = local.cost_wire * var.load.fan_out * var.load.cold / local.cost_segment * (ceil(local.cost_segment / (4 * local.cost_mib)) + 1)
   cost_cross  = local.cost_wire * (1 + var.load.fan_out * (1 - var.load.cold)) * (local.cost_zones - 1) / max(local.cost_zones, 1)
