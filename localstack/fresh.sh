@@ -5,6 +5,10 @@
 #   fresh.sh DIR COMMAND…     e.g. fresh.sh /tmp/fresh make test; a second run with the same DIR is a warm one
 # What is tested is the committed tree (HEAD), cloned anew each time.
 set -euo pipefail
+# In a mount namespace of its own: what is mounted below is seen by nobody else and gone however this ends, so that who
+# deletes DIR never deletes what is behind its /dev.
+[ -n "${FRESH_UNSHARED:-}" ] || FRESH_UNSHARED=1 exec unshare --mount --propagation private "$0" "$@"
+unset FRESH_UNSHARED
 cd "$(dirname "$0")/.."
 dir=$1; shift
 if [ ! -e "$dir/etc/debian_version" ]; then
@@ -15,8 +19,6 @@ if [ ! -e "$dir/etc/debian_version" ]; then
   chroot "$dir" update-ca-certificates > /dev/null 2>&1
 fi
 cp /etc/resolv.conf "$dir/etc/resolv.conf"
-undo() { for m in dev/shm dev/pts dev proc sys; do umount "$dir/$m" 2> /dev/null || true; done; }
-trap undo EXIT
 mount --bind /dev "$dir/dev"; mount --bind /dev/pts "$dir/dev/pts"; mount --bind /dev/shm "$dir/dev/shm"
 mount -t proc proc "$dir/proc"; mount -t sysfs sys "$dir/sys"
 mkdir -p "$dir/src"
