@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +19,9 @@ type clusterStores struct {
 	log    *slog.Logger // warnings, to standard error
 }
 
+// busyWait is for how long verbs that would have to be run again wait for a bucket that is busy.
+const busyWait = time.Minute
+
 // openCluster opens what --metadata and --bucket name; both are required. The caller closes it.
 func openCluster(cmd *cobra.Command, cfg *agent.Config) (*clusterStores, error) {
 	if cfg.Metadata == "" || cfg.Bucket == "" {
@@ -28,6 +32,7 @@ func openCluster(cmd *cobra.Command, cfg *agent.Config) (*clusterStores, error) 
 	if c.bucket, err = openBucket(cmd.Context(), cfg.Bucket); err != nil {
 		return nil, err
 	}
+	c.bucket = objstore.Patient(c.bucket, busyWait)
 	if c.store, _, err = agent.OpenMetadata(cmd.Context(), cfg.Metadata, c.log); err != nil {
 		_ = objstore.Close(c.bucket)
 		return nil, err
