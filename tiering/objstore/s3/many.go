@@ -33,7 +33,7 @@ func (c *client) List(ctx context.Context, prefix, after string, limit int) ([]o
 	if after != "" {
 		in.StartAfter = &after
 	}
-	out, err := c.api.ListObjectsV2(ctx, in)
+	out, err := c.listPage(ctx, in, c.pages.token(page{prefix, after}))
 	if err != nil {
 		return nil, false, err
 	}
@@ -47,7 +47,24 @@ func (c *client) List(ctx context.Context, prefix, after string, limit int) ([]o
 		}
 		list = append(list, info(key, o.Size, o.ETag, o.LastModified))
 	}
+	if token := aws.ToString(out.NextContinuationToken); token != "" && len(list) > 0 {
+		c.pages.keep(page{prefix, list[len(list)-1].Key}, token)
+	}
 	return list, aws.ToBool(out.IsTruncated), nil
+}
+
+// listPage asks for the page of a token of the store, if there is one, and by the key that it begins behind when the
+// store does not know the token any more.
+func (c *client) listPage(ctx context.Context, in *s3.ListObjectsV2Input, token string) (*s3.ListObjectsV2Output, error) {
+	if token != "" {
+		with := *in
+		with.StartAfter, with.ContinuationToken = nil, &token
+		out, err := c.api.ListObjectsV2(ctx, &with)
+		if err == nil || c.Failure(err).Status != http.StatusBadRequest {
+			return out, err
+		}
+	}
+	return c.api.ListObjectsV2(ctx, in)
 }
 
 func (c *client) DeleteMany(ctx context.Context, keys []string) (map[string]s3core.Failure, error) {

@@ -92,8 +92,9 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 
 // client is s3core.Client on the SDK.
 type client struct {
-	api *s3.Client
-	o   Options
+	api   *s3.Client
+	o     Options
+	pages pages
 }
 
 func unsigned(o *s3.Options) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -79,5 +80,29 @@ func multipart(t *testing.T, e minio.Endpoint) {
 	}
 	if _, err := b.Head(ctx, "wrong"); !errors.Is(err, objstore.ErrNotFound) {
 		t.Fatalf("head after it: %v", err)
+	}
+}
+
+// A list goes on by the key that it is to begin behind where the store does not take its token any more.
+func TestForgottenToken(t *testing.T) {
+	e := minio.Start(t)
+	b, err := s3.New(t.Context(), options(e))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	for _, key := range []string{"p/1", "p/2", "p/3"} {
+		if _, err := b.Put(t.Context(), key, strings.NewReader("x"), objstore.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, more, err := b.List(t.Context(), "p/", "", 1)
+	if err != nil || len(first) != 1 || !more {
+		t.Fatal(first, more, err)
+	}
+	b.KeepToken("p/", "p/1", "not a token")
+	rest, more, err := b.List(t.Context(), "p/", "p/1", 10)
+	if err != nil || len(rest) != 2 || more {
+		t.Errorf("%v, more %t, %v", rest, more, err)
 	}
 }
