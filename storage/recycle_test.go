@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/cirrolog/cirrolog/storage"
 	"github.com/cirrolog/cirrolog/storage/batch"
+	"github.com/cirrolog/cirrolog/storage/segment"
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/storage/vfs/crashtest"
 )
@@ -204,5 +206,49 @@ func TestRecycledFilesGoForBudget(t *testing.T) {
 	left, err := mem.List(filepath.Join(crashDir, "recycled"))
 	if err != nil || int64(len(left))*30_000 > st.Recycled {
 		t.Errorf("%d files are left, %d bytes: %v", len(left), st.Recycled, err)
+	}
+}
+
+// A start removes the files of segments of which nothing is durable, and one that fails in the middle of that
+// leaves what the next one can go on with.
+func TestUnmetFilesAreRemoved(t *testing.T) {
+	mem := newCrashFS(t)
+	w := newWorld(t, mem, 1)
+	m := w.parts[0]
+	w.append(m, 1000)
+	l := w.store.Log(m.tp)
+	if !l.RollIfOld(true) {
+		t.Fatal("nothing to close")
+	}
+	eventually(t, "closed segment", func() bool { return len(l.ClosedSegments()) == 1 })
+	w.settle()
+	end := l.End()
+	if err := w.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(crashDir, "logs", m.tp.String())
+	used, later := filepath.Join(dir, segment.LogName(end)), filepath.Join(dir, segment.LogName(end+10))
+	for removed := range 3 {
+		for _, name := range []string{used, used + storage.ReusedSuffix, later} {
+			put(t, mem, name, make([]byte, 2*vfs.BlockSize))
+		}
+		fault := vfs.NewFault(mem)
+		fault.Add(vfs.Rule{Op: vfs.OpRemove, Path: dir, Skip: removed, Count: 1, Err: syscall.EIO})
+		if s, err := storage.Open(crashOptions(fault)); !errors.Is(err, syscall.EIO) {
+			t.Fatalf("%v, %v: removal %d fails", s, err, removed+1)
+		}
+		s, err := storage.Open(crashOptions(mem))
+		if err != nil {
+			t.Fatalf("after %d removals: %v", removed, err)
+		}
+		if l := s.Log(m.tp); l == nil || l.End() != end {
+			t.Errorf("after %d removals the log does not end at %d", removed, end)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := logFiles(t, mem, m, ".log"); len(got) != 1 {
+			t.Errorf("after %d removals there are %v", removed, got)
+		}
 	}
 }
