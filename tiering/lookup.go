@@ -148,7 +148,7 @@ func (r *Reader) EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int3
 		end = row.Last + 1
 		return false, nil
 	})
-	if err == nil && !bounded && next < to {
+	if err == nil && !bounded && max(next, 0) < to {
 		err = &GapError{TP: tp, From: max(next, 0), To: to}
 	}
 	if err != nil {

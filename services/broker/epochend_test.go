@@ -71,19 +71,36 @@ func TestEpochEndOfForgottenRows(t *testing.T) {
 	p.tiered.Store(50)
 	ends := func(epoch int32, want EpochEnd) {
 		t.Helper()
-		if got, err := p.tieredEpochEnd(t.Context(), epoch, 55); err != nil || got != want {
+		if got, err := p.tieredEpochEnd(t.Context(), epoch, 0, 55); err != nil || got != want {
 			t.Errorf("epoch %d: %+v, %v; want %+v", epoch, got, err, want)
 		}
 	}
 	ends(2, EpochEnd{Epoch: 2, EndOffset: 30})
 	ends(1, EpochEnd{Epoch: 0, EndOffset: 10})
-	if got, err := p.tieredEpochEnd(t.Context(), 4, 55); !errors.Is(err, ErrStorage) { // it has just been searched
+	if got, err := p.tieredEpochEnd(t.Context(), 4, 0, 55); !errors.Is(err, ErrStorage) { // it has just been searched
 		t.Errorf("epoch 4 at once: %+v, %v", got, err)
 	}
 	f.sleep(mendEvery)
 	ends(4, EpochEnd{Epoch: 4, EndOffset: 55})
 	ends(3, EpochEnd{Epoch: 3, EndOffset: 40})
 	ends(0, EpochEnd{Epoch: 0, EndOffset: 10})
+}
+
+// Rows of what is deleted are not missed; those behind the log start are, which the bucket has though the deleted ones are gone.
+func TestEpochEndOfDeletedRows(t *testing.T) {
+	f := newFollowed(t)
+	bucket := f.inBucket()
+	p := &Partition{b: f.Broker, tp: f.tp, epoch: 5}
+	p.topic.Store(f.topic)
+	p.tiered.Store(50)
+	none := EpochEnd{Epoch: -1, EndOffset: -1}
+	if got, err := p.tieredEpochEnd(t.Context(), 4, 50, 55); err != nil || got != none {
+		t.Errorf("everything is deleted: %+v, %v", got, err)
+	}
+	f.putSegment(bucket, 40, 4, true)
+	if got, err := p.tieredEpochEnd(t.Context(), 4, 43, 55); err != nil || got != (EpochEnd{Epoch: 4, EndOffset: 55}) {
+		t.Errorf("the last row is forgotten, those before are deleted: %+v, %v", got, err)
+	}
 }
 
 // What streams of earlier owners have, and nobody has tiered yet, has epochs too.

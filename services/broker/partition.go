@@ -352,16 +352,20 @@ func (p *Partition) EpochEnd(ctx context.Context, epoch int32) (EpochEnd, error)
 	if p.tiered.Load() == 0 {
 		return EpochEnd{Epoch: -1, EndOffset: -1}, nil
 	}
-	return p.tieredEpochEnd(ctx, epoch, next)
+	return p.tieredEpochEnd(ctx, epoch, off.Start, next)
 }
 
-// tieredEpochEnd is EpochEnd where all that is behind the tiered range has greater epochs, from next on.
+// tieredEpochEnd is EpochEnd of a log from start on where all that is behind the tiered range has greater epochs, from next on.
 // Epochs whose rows the metadata store has forgotten are looked for in the bucket: a client that is told
 // of a wrong end cuts what is committed.
-func (p *Partition) tieredEpochEnd(ctx context.Context, epoch int32, next int64) (EpochEnd, error) {
+func (p *Partition) tieredEpochEnd(ctx context.Context, epoch int32, start, next int64) (EpochEnd, error) {
 	for try := 0; ; try++ {
 		tiered := p.tiered.Load() // before: the index has all up to it
-		e, end, ok, err := p.b.opts.Reader.EpochEnd(ctx, p.tp, epoch, min(tiered, next))
+		to := min(tiered, next)
+		if start >= to { // all of it is deleted
+			to = 0
+		}
+		e, end, ok, err := p.b.opts.Reader.EpochEnd(ctx, p.tp, epoch, to)
 		var gap *tiering.GapError
 		switch {
 		case err == nil && !ok:
@@ -370,7 +374,7 @@ func (p *Partition) tieredEpochEnd(ctx context.Context, epoch int32, next int64)
 			return EpochEnd{Epoch: e, EndOffset: next}, nil
 		case err == nil:
 			return EpochEnd{Epoch: e, EndOffset: end}, nil
-		case !errors.As(err, &gap) || try > 0 || !p.mend(ctx, gap.From, gap.To):
+		case !errors.As(err, &gap) || try > 0 || !p.mend(ctx, max(gap.From, start), gap.To):
 			return EpochEnd{}, fmt.Errorf("%w: %w", ErrStorage, err)
 		}
 	}
