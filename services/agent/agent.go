@@ -441,6 +441,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		case ctx.Err() != nil && anew(err):
 			log.Warn("others lead this agent's partitions, or will; what it had not acknowledged is for its clients to send again", "err", err)
 			return nil
+		case ctx.Err() != nil && !started && (errors.Is(err, context.Canceled) || away(err)):
+			log.Info("stopped before it served", "err", err)
+			return nil
 		case ctx.Err() != nil:
 			return err
 		case started && anew(err):
