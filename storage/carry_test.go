@@ -61,3 +61,58 @@ func TestCarryFromDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// kept is a bucket from which nothing is deleted.
+type kept struct{ objstore.Bucket }
+
+func (kept) Delete(context.Context, string) error { return nil }
+
+// What is carried forward is not carried once more while it is on its way to the bucket.
+func TestCarriedOnce(t *testing.T) {
+	const most = 24
+	slow := objstore.NewFault(objstore.NewMem(), 1)
+	r := openRemote(t, kept{slow}, t.TempDir(), storage.RemoteOptions{MaxObjects: most})
+	logs := r.create(2, storage.LogConfig{})
+	busy, quiet := logs[0], logs[1]
+	var wg sync.WaitGroup
+	if err := r.append(quiet, 1000, &wg); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	slow.Add(objstore.FaultRule{Method: objstore.MethodPut, Kind: objstore.FaultLatency, Delay: 20 * time.Millisecond, Probability: 1})
+	for r.stream.Next() < 10*most {
+		if err := r.append(busy, 1000, &wg); err != nil {
+			t.Fatal(err)
+		}
+		if busy.RollIfOld(true) {
+			r.tier(nil, logs[:1])
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	wg.Wait()
+	var at []uint64
+	for seq := range r.stream.Next() {
+		f, err := objwal.ReadFooter(t.Context(), r.bucket, r.inc, seq, -1)
+		if err != nil {
+			continue
+		}
+		for _, b := range f.Batches {
+			if b.TP == quiet.TP() {
+				at = append(at, seq)
+			}
+		}
+	}
+	t.Logf("in objects %d of %d", at, r.stream.Next())
+	if len(at) < 5 {
+		t.Errorf("nothing was carried")
+	}
+	for i := range at[1:] {
+		if at[i+1]-at[i] < most/4 {
+			t.Errorf("carried again after %d objects", at[i+1]-at[i])
+		}
+	}
+	r.check()
+	if err := r.Close(); err != nil && !errors.Is(err, objwal.ErrFenced) {
+		t.Fatal(err)
+	}
+}

@@ -115,6 +115,7 @@ type Log struct {
 	closed      bool    // deleted or store closed
 	frozen      bool    // takes no appends, see Freeze
 	giveWay     func()  // not nil: an append waits for room, and this interrupts it
+	carrying    int     // batches on their way to a newer place in the stream
 	runs        []run   // what of it the stream alone has, see remote.go; by offset
 	later       []int64 // recovery: bases of open segments behind the one that is read
 	reused      []int64 // recovery: bases of segments of used blocks that no entry was found of yet

@@ -354,6 +354,9 @@ func (l *Log) toCarry(target wal.Pos) (base, last int64, ok bool) {
 	if s == nil || l.closed || l.frozen { // who takes a frozen log over looks where it lies now
 		return 0, 0, false
 	}
+	if l.carrying > 0 { // it is on its way
+		return 0, 0, false
+	}
 	for _, r := range l.runs {
 		if r.pos >= target || r.last < s.base {
 			if ok {
@@ -393,7 +396,10 @@ func (s *Store) carry(ranges []carried) error {
 		defer cancel()
 		var err error
 		if len(entries) > 0 {
-			err = s.stream.Append(ctx, entries...)
+			begun(entries, 1)
+			if err = s.stream.Append(ctx, entries...); err != nil {
+				begun(entries, -1)
+			}
 		}
 		for i := range held {
 			held[i].Release()
@@ -429,6 +435,16 @@ func (s *Store) carry(ranges []carried) error {
 	return flush()
 }
 
+// begun counts carried batches as on their way, or with -1 as not any more.
+func begun(entries []*wal.Entry, n int) {
+	for _, e := range entries {
+		l := e.Owner.(*carried).log
+		l.mu.Lock()
+		l.carrying += n
+		l.mu.Unlock()
+	}
+}
+
 // cut makes entries of the batches in data from offset at up to c.last, and returns the
 // offset behind them.
 func (c carried) cut(at int64, data [][]byte, entries *[]*wal.Entry) (next int64) {
@@ -453,14 +469,12 @@ func (c carried) cut(at int64, data [][]byte, entries *[]*wal.Entry) (next int64
 // announced notes where carried batches are now.
 func (c *carried) announced(e *wal.Entry, err error) {
 	e.Chunk.Release()
-	if err != nil {
-		return
-	}
 	c.log.mu.Lock()
-	if !c.log.frozen {
+	defer c.log.mu.Unlock()
+	c.log.carrying--
+	if err == nil && !c.log.frozen {
 		c.log.moveRunLocked(c.base, c.last, e.Pos)
 	}
-	c.log.mu.Unlock()
 }
 
 // Install puts batches that lie elsewhere, whole ones in order of their offsets and all before
