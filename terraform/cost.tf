@@ -17,12 +17,12 @@ locals {
   cost_objects    = min(max(floor(50000 / var.load.linger_ms), 512), 1024)
   cost_least      = min(local.cost_mib, 512 * local.cost_mib / local.cost_partitions) # of a segment
   cost_ratio      = local.cost_least / local.cost_each
-  cost_share      = 0.83 * local.cost_in * local.cost_ratio
+  cost_share      = 0.63 * local.cost_in * local.cost_ratio
   cost_carried = max(
     0,
-    local.cost_share / 600 - 0.83 * local.cost_in,
-    (local.cost_share * local.cost_puts / local.cost_objects - 0.83 * local.cost_in) / (1 - local.cost_share / (4 * local.cost_mib * local.cost_objects)),
-    (local.cost_share * local.cost_in / (512 * local.cost_mib) - 0.83 * local.cost_in) / (1 - local.cost_share / (512 * local.cost_mib)),
+    local.cost_share / 600 - 0.63 * local.cost_in,
+    (local.cost_share * local.cost_puts / local.cost_objects - 0.63 * local.cost_in) / (1 - local.cost_share / (4 * local.cost_mib * local.cost_objects)),
+    (local.cost_share * local.cost_in / (512 * local.cost_mib) - 0.63 * local.cost_in) / (1 - local.cost_share / (512 * local.cost_mib)),
   )
   cost_window  = min(600, local.cost_objects / (local.cost_puts + local.cost_carried / (4 * local.cost_mib)), 512 * local.cost_mib / (local.cost_in + local.cost_carried))
   cost_segment = min(max(local.cost_each * local.cost_window, local.cost_least), var.load.segment_mib * local.cost_mib)
