@@ -73,7 +73,8 @@ type report struct {
 	Pauses     map[string]*worstTime `json:"worst_pause_of_acknowledgements"`
 	Healed     float64               `json:"longest_healing_s"`
 	Ended      map[string]int        `json:"agents_ended_by_themselves,omitempty"`
-	Wrong      []string              `json:"wrong,omitempty"` // errors that no client should see, clients that did not go on
+	Hung       int                   `json:"librdkafka_deadlocked"` // consumers that were replaced, see hungAfter
+	Wrong      []string              `json:"wrong,omitempty"`       // errors that no client should see, clients that did not go on
 	Planted    []string              `json:"planted_and_found"`
 	*Verdict
 }
@@ -245,7 +246,7 @@ func (c *cluster) report(rep *report, dir string) {
 	if err != nil {
 		t.Error(err)
 	}
-	rep.Verdict, rep.Wrong = v, wrongs
+	rep.Verdict, rep.Wrong, rep.Hung = v, wrongs, c.hung
 	for _, m := range c.members {
 		if m.ended > 0 {
 			rep.Ended[m.name] = m.ended

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,8 +46,12 @@ type cluster struct {
 
 	producers []*producer
 	consumers []*consumer // churn exchanges them
-	drivers   []*driver   // the first one produces
-	whos      uint16      // numbers given to consumers
+	drivesMu  sync.Mutex
+	drivers   []*driver     // the first one produces and stays; drivesMu guards the others
+	leaving   bool          // the others are not replaced any more
+	started   int           // of them
+	hung      int           // of them
+	whos      atomic.Uint32 // numbers given to consumers
 }
 
 // store is the metadata store of a run.
@@ -186,17 +191,46 @@ func (c *cluster) load(rate int) {
 		t.Fatal(err)
 	}
 	c.drivers = append(c.drivers, d)
-	for i := range 2 {
-		d, err := startDriver(t, c.rec, c.dir, fmt.Sprintf("librdkafka-consumer-%d", i+1), c.nextWho(), "consume", seeds(c.addrs()), chaosTopic, groupNames[Librdkafka])
+	for range 2 {
+		d, err := c.consumingDriver()
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.drivers = append(c.drivers, d)
 	}
 	c.wg.Go(c.watchCommits)
+	c.wg.Go(c.replaceHung)
 }
 
-func (c *cluster) nextWho() uint16 { c.whos++; return c.whos }
+// consumingDriver starts a consumer of librdkafka.
+func (c *cluster) consumingDriver() (*driver, error) {
+	c.started++
+	return startDriver(c.t, c.rec, c.dir, fmt.Sprintf("librdkafka-consumer-%d", c.started), c.nextWho(), "consume", seeds(c.addrs()), chaosTopic, groupNames[Librdkafka])
+}
+
+// replaceHung kills consumers of librdkafka that stand still and starts others in their place, until they are to leave.
+func (c *cluster) replaceHung() {
+	for c.ctx.Err() == nil {
+		sleep(c.ctx, time.Second)
+		c.drivesMu.Lock()
+		for i, d := range c.drivers {
+			if i == 0 || c.leaving || !d.hung() {
+				continue
+			}
+			c.rec.say("%s stands still, and is killed: librdkafka's issue 5476?", d.name)
+			c.hung++
+			d.kill()
+			if next, err := c.consumingDriver(); err != nil {
+				c.rec.wrong("start a consumer: %v", err)
+			} else {
+				c.drivers[i] = next
+			}
+		}
+		c.drivesMu.Unlock()
+	}
+}
+
+func (c *cluster) nextWho() uint16 { return uint16(c.whos.Add(1)) }
 
 func (c *cluster) addConsumer() {
 	k, err := startConsumer(c.rec, c.addrs(), c.nextWho())
@@ -308,6 +342,9 @@ func (c *cluster) finish() error {
 	for _, k := range c.consumers {
 		k.finish()
 	}
+	c.drivesMu.Lock()
+	c.leaving = true
+	c.drivesMu.Unlock()
 	for _, d := range c.drivers[1:] {
 		errs = append(errs, d.leave(ctx))
 	}

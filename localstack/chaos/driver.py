@@ -15,6 +15,7 @@ prints what it sees, a line for each event, until a line on stdin says what else
             R PARTITION OFFSET CLIENT SEQ SUM    read
             G PARTITION OFFSET                   read, and sent by nobody
             C PARTITION OFFSET                   a commit was acknowledged
+            P 0                                  it goes on; each second
             I TEXT                               something went wrong that may
             E TEXT                               an error that nobody should see
             S 0                                  ended
@@ -201,7 +202,7 @@ class Member:
 
 def consume(brokers, topic, group):
     member = Member(brokers, topic, group)
-    last = time.monotonic()
+    last = pulse = time.monotonic()
     while True:
         cmd = command()
         if cmd and cmd[0] == "stop":
@@ -214,6 +215,9 @@ def consume(brokers, topic, group):
         if time.monotonic() - last > COMMIT_EVERY:
             member.commit()
             last = time.monotonic()
+        if time.monotonic() - pulse > 1:
+            say("P", 0)
+            pulse = time.monotonic()
         out.flush()
 
 
