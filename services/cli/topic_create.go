@@ -3,9 +3,14 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // createdTopic is what topic create prints.
@@ -42,19 +47,63 @@ func (a *app) topicCreateCmd() *cobra.Command {
 		for k, v := range kv {
 			conf[k] = &v
 		}
-		return a.withAdmin(cmd.Context(), func(ctx context.Context, adm *kadm.Client) error {
-			create := adm.CreateTopics
-			if dryRun {
-				create = adm.ValidateCreateTopics
-			}
-			resp, err := create(ctx, partitions, replication, conf, names...)
-			if err != nil {
-				return fmt.Errorf("create topics: %w", err)
-			}
-			return a.printCreated(cmd, resp, dryRun)
-		})
+		cl, err := a.client(cmd.Context())
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		adm := kadm.NewClient(cl)
+		create := adm.CreateTopics
+		if dryRun {
+			create = adm.ValidateCreateTopics
+		}
+		resp, err := create(cmd.Context(), partitions, replication, conf, names...)
+		if err != nil {
+			return fmt.Errorf("create topics: %w", err)
+		}
+		if !dryRun {
+			awaitKnown(cmd.Context(), cl, resp)
+		}
+		return a.printCreated(cmd, resp, dryRun)
 	}
 	return cmd
+}
+
+// knownWait bounds the wait for all agents to know a topic that one of them has made.
+const knownWait = 5 * time.Second
+
+// awaitKnown waits until every agent that can be reached knows the topics, so that the next command may ask any of them.
+func awaitKnown(ctx context.Context, cl *kgo.Client, made kadm.CreateTopicResponses) {
+	ctx, cancel := context.WithTimeout(ctx, knownWait)
+	defer cancel()
+	req := kmsg.NewPtrMetadataRequest()
+	for name, r := range made {
+		if r.Err == nil {
+			t := kmsg.NewMetadataRequestTopic()
+			t.Topic = &name
+			req.Topics = append(req.Topics, t)
+		}
+	}
+	if len(req.Topics) == 0 {
+		return
+	}
+	for _, b := range cl.DiscoveredBrokers() {
+		for !knows(ctx, b, req) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+}
+
+// knows tells whether a broker knows all topics that it is asked for, or does not answer.
+func knows(ctx context.Context, b *kgo.Broker, req *kmsg.MetadataRequest) bool {
+	resp, err := req.RequestWith(ctx, b)
+	return err != nil || !slices.ContainsFunc(resp.Topics, func(t kmsg.MetadataResponseTopic) bool {
+		return t.ErrorCode == kerr.UnknownTopicOrPartition.Code
+	})
 }
 
 func (a *app) printCreated(cmd *cobra.Command, resp kadm.CreateTopicResponses, dryRun bool) error {

@@ -197,7 +197,7 @@ run "given_vpc_and_nothing_beside" {
 run "cost" {
   command = plan
   assert {
-    condition     = { for part, dollars in output.cost_estimate : part => floor(dollars + 0.5) } == { instances = 468, puts = 497, reads = 2, storage = 137, cross_zone = 1027, metadata = 37, total = 2167 }
+    condition     = { for part, dollars in output.cost_estimate : part => floor(dollars + 0.5) } == { instances = 468, puts = 445, reads = 2, storage = 137, cross_zone = 1027, metadata = 37, total = 2116 }
     error_message = jsonencode(output.cost_estimate)
   }
 }
