@@ -15,8 +15,12 @@ import (
 	"github.com/cirrolog/cirrolog/tiering/wal"
 )
 
-// streamSweepLease is for how long one agent has the right to sweep streams: a sweep ends by then.
-const streamSweepLease = 5 * time.Minute
+const (
+	// streamSweepLease is for how long one agent has the right to sweep streams; while it does it renews that.
+	streamSweepLease = 30 * time.Second
+	// streamSweepTime bounds a sweep; the next one goes on.
+	streamSweepTime = 5 * time.Minute
+)
 
 // Streams deletes objects of sealed streams that nobody needs any more, unless another sweep is
 // at it, which two may be without harm.
@@ -27,8 +31,16 @@ func (s *Sweeper) Streams(ctx context.Context) (wal.Swept, error) {
 	if ok, err := s.o.Meta.TryDuty(ctx, metadata.SweepStreams, streamSweepLease); !ok {
 		return wal.Swept{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, streamSweepLease)
-	defer cancel()
+	work, cancel := context.WithTimeout(ctx, streamSweepTime)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.keepSweeping(work, cancel) })
+	swept, err := s.sweepStreams(work)
+	cancel()
+	wg.Wait() // before the right is given up
+	return swept, errors.Join(err, s.o.Meta.EndDuty(context.WithoutCancel(ctx), metadata.SweepStreams))
+}
+
+func (s *Sweeper) sweepStreams(ctx context.Context) (wal.Swept, error) {
 	cluster, err := ids.ParseTopicID(s.o.Meta.ClusterID())
 	if err != nil {
 		return wal.Swept{}, fmt.Errorf("cluster id: %w", err)
@@ -37,8 +49,23 @@ func (s *Sweeper) Streams(ctx context.Context) (wal.Swept, error) {
 	if err != nil {
 		return wal.Swept{}, err
 	}
-	swept, err := wal.SweepSealed(ctx, s.o.Bucket, cluster, n, s.o.Logger)
-	return swept, errors.Join(err, s.o.Meta.EndDuty(context.WithoutCancel(ctx), metadata.SweepStreams))
+	return wal.SweepSealed(ctx, s.o.Bucket, cluster, n, s.o.Logger)
+}
+
+// keepSweeping renews the right to sweep streams until ctx ends, and ends it when another sweep has the right.
+func (s *Sweeper) keepSweeping(ctx context.Context, end context.CancelFunc) {
+	tick := time.NewTicker(streamSweepLease / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if ok, err := s.o.Meta.TryDuty(ctx, metadata.SweepStreams, streamSweepLease); !ok && err == nil {
+			end()
+		}
+	}
 }
 
 // needsAge is for how long what was read of the metadata store counts as read just before a delete.
