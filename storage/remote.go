@@ -142,15 +142,6 @@ func (l *Log) Thaw() {
 	l.unlockAppend()
 }
 
-type signal chan struct{}
-
-func (s signal) Wake() {
-	select {
-	case s <- struct{}{}:
-	default:
-	}
-}
-
 // run is what one commit of the stream has of a log that is not tiered: the
 // offsets from base to last.
 type run struct {

@@ -220,12 +220,7 @@ func TestLaptop(t *testing.T) {
 	if out := l.must("tofu", "state", "list"); out != "" {
 		t.Errorf("destroy left in the state:\n%s", out)
 	}
-	began = time.Now()
-	if out := l.must("down"); out != "localstack: stopped 3 processes\n" {
-		t.Errorf("down says: %s", out)
-	}
-	t.Logf("down in %.1f s", time.Since(began).Seconds())
-	l.nothingLeft()
+	l.down(3)
 	if _, err := os.Stat(l.dir); err == nil {
 		t.Errorf("down left %s", l.dir)
 	}
@@ -253,11 +248,17 @@ func TestOnLocalStack(t *testing.T) {
 	if out := l.must("up"); !strings.Contains(out, "agent2 has died, starting it again") {
 		t.Errorf("up with an agent dead says:\n%s", out)
 	}
-	began = time.Now()
-	if out := l.must("down"); out != "localstack: stopped 7 processes\n" {
-		t.Errorf("down says: %s", out)
+	l.down(7)
+}
+
+// down stops so many processes, and leaves nothing.
+func (l *laptop) down(processes int) {
+	l.t.Helper()
+	began := time.Now()
+	if out := l.must("down"); out != fmt.Sprintf("localstack: stopped %d processes\n", processes) {
+		l.t.Errorf("down says: %s", out)
 	}
-	t.Logf("down in %.1f s", time.Since(began).Seconds())
+	l.t.Logf("down in %.1f s", time.Since(began).Seconds())
 	l.nothingLeft()
 }
 

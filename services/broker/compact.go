@@ -42,14 +42,7 @@ const maxCompactPause = 10 * time.Minute
 // compactLoop cleans compacted partitions, one after the other.
 func (b *Broker) compactLoop() {
 	defer b.wg.Done()
-	tick := time.NewTicker(b.opts.CompactInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-b.ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(b.ctx, b.opts.CompactInterval, func() {
 		v := b.view.Load()
 		for _, t := range v.sorted {
 			if !compactable(t) {
@@ -62,7 +55,7 @@ func (b *Broker) compactLoop() {
 				b.compactPartition(b.ctx, p, t)
 			}
 		}
-	}
+	})
 }
 
 // compactable tells whether a topic is cleaned: that needs its segments to be

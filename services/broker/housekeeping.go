@@ -22,7 +22,7 @@ type TieredReader interface {
 	Read(ctx context.Context, tp ids.TopicPartition, offset int64, maxBytes int, minOne bool) (tiering.ReadResult, error)
 	// OffsetForTimestamp finds the first record at or after ts, from offset from on.
 	OffsetForTimestamp(ctx context.Context, tp ids.TopicPartition, ts, from int64) (tiering.TimeOffset, bool, error)
-	// EpochEnd returns the end of the largest tiered epoch not above epoch.
+	// EpochEnd returns the end of the largest tiered epoch not above epoch; the index should reach to offset to.
 	EpochEnd(ctx context.Context, tp ids.TopicPartition, epoch int32, to int64) (found int32, end int64, ok bool, err error)
 	// MaxTimestamp returns the greatest timestamp from offset from on, -1 when there is none.
 	MaxTimestamp(ctx context.Context, tp ids.TopicPartition, from int64) (int64, error)
@@ -111,20 +111,25 @@ func (b *Broker) housekeepLoop() {
 	}
 }
 
-// keptLoop lets the stream be trimmed of what others have tiered. It is apart from the housekeeping, which may
-// wait for what waits for room in the stream.
-func (b *Broker) keptLoop() {
-	defer b.wg.Done()
-	tick := time.NewTicker(time.Second)
+// every calls f each d, until ctx ends.
+func every(ctx context.Context, d time.Duration, f func()) {
+	tick := time.NewTicker(d)
 	defer tick.Stop()
 	for {
 		select {
-		case <-b.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-tick.C:
-			b.dropKept()
+			f()
 		}
 	}
+}
+
+// keptLoop lets the stream be trimmed of what others have tiered. It is apart from the housekeeping, for which
+// nobody who waits for room in the stream is to wait.
+func (b *Broker) keptLoop() {
+	defer b.wg.Done()
+	every(b.ctx, time.Second, b.dropKept)
 }
 
 // publishLoop puts the log starts into the bucket. It is apart from the
@@ -437,17 +442,10 @@ func (b *Broker) closeLargest(v *view, store *storage.Store, enough int64) {
 
 func (b *Broker) sweepLoop() {
 	defer b.wg.Done()
-	tick := time.NewTicker(b.opts.SweepInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-b.ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(b.ctx, b.opts.SweepInterval, func() {
 		b.sweepStreams()
 		b.sweepSegments()
-	}
+	})
 }
 
 // sweepSegments sweeps data/ for all agents, when no other does: the one that has done it keeps the right to, as only it

@@ -54,18 +54,11 @@ func (s *Sweeper) sweepStreams(ctx context.Context) (wal.Swept, error) {
 
 // keepSweeping renews the right to sweep streams until ctx ends, and ends it when another sweep has the right.
 func (s *Sweeper) keepSweeping(ctx context.Context, end context.CancelFunc) {
-	tick := time.NewTicker(streamSweepLease / 3)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(ctx, streamSweepLease/3, func() {
 		if ok, err := s.o.Meta.TryDuty(ctx, metadata.SweepStreams, streamSweepLease); !ok && err == nil {
 			end()
 		}
-	}
+	})
 }
 
 // needsAge is for how long what was read of the metadata store counts as read just before a delete.

@@ -2,7 +2,6 @@ package lead
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -172,7 +171,7 @@ func (m *Manager) reassertSeals(ctx context.Context) error {
 	for _, inc := range lost {
 		s, err := wal.ReadSeal(ctx, m.o.Bucket, m.o.Cluster, inc)
 		if err == nil && s == nil {
-			err = errors.New("it is not sealed")
+			err = errNotSealed(inc)
 		}
 		if err == nil {
 			err = m.o.Meta.PublishSealed(ctx, inc, s.At)
