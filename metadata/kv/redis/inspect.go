@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -26,17 +27,15 @@ type serverInfo map[string]string
 // inspect asks the server that opts names, and refuses one that can't keep
 // metadata. Managed servers forbid CONFIG, and some parts of INFO; what can't be
 // known is warned of.
-func inspect(ctx context.Context, opts *goredis.Options) (serverInfo, error) {
+func inspect(ctx context.Context, opts *goredis.Options, log *slog.Logger) (serverInfo, error) {
 	o := *opts
 	o.DB = 0 // a cluster has no other
 	o.ContextTimeoutEnabled = true
 	c := goredis.NewClient(&o)
 	defer c.Close()
-	info := serverInfo{}
-	text, err := c.Info(ctx).Result()
+	info, err := loaded(ctx, c, log)
 	switch {
 	case err == nil:
-		info.read(text)
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case !isReply(err) || refused(err):
@@ -50,6 +49,28 @@ func inspect(ctx context.Context, opts *goredis.Options) (serverInfo, error) {
 		}
 	}
 	return info, info.check()
+}
+
+// loaded returns what INFO says once the server has read its file, before which it refuses nearly everything else:
+// servers and agents of a machine that was started again come up together.
+func loaded(ctx context.Context, c *goredis.Client, log *slog.Logger) (serverInfo, error) {
+	for said := false; ; {
+		info := serverInfo{}
+		text, err := c.Info(ctx).Result()
+		if err != nil {
+			return info, err
+		}
+		if info.read(text); info["loading"] != "1" {
+			return info, nil
+		}
+		if !said {
+			log.Warn("redis still reads its file: waiting for it", "redis", c.Options().Addr, "percent", info["loading_loaded_perc"], "seconds_left", info["loading_eta_seconds"])
+			said = true
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return info, err
+		}
+	}
 }
 
 // read takes the lines NAME:VALUE of an INFO.

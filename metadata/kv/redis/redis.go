@@ -77,7 +77,7 @@ var silence = sync.OnceFunc(logging.Disable)
 // redis[s]://[USER:PASSWORD@]HOST[:PORT][/DB][?namespace=NAME]. It refuses a
 // server older than 6.2, one that may evict keys, and with ErrVersion a
 // namespace of another format. A server that keeps nothing over a restart gets a
-// warning.
+// warning; one that still reads its file is waited for until ctx ends.
 func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	silence()
 	o, ns, err := parseURL(url, opts.Namespace)
@@ -94,7 +94,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		opts.blockFor = blockFor
 	}
 	s := &Store{name: fmt.Sprintf("redis %s, namespace %s", o.Addr, ns), keys: keysOf(ns), opts: opts, logger: opts.Logger}
-	info, err := inspect(ctx, o)
+	info, err := inspect(ctx, o, opts.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", s.name, err)
 	}

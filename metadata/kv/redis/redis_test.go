@@ -91,6 +91,39 @@ func TestReopen(t *testing.T) {
 	}
 }
 
+// TestOpenWaitsForLoading opens a store while the server, slowed down, still reads its file.
+func TestOpenWaitsForLoading(t *testing.T) {
+	server, ns := redis.Start(t, "--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no"), newNamespace()
+	rev := commit(t, openURL(t, server.URL(ns), Options{}), set("k", "v"))
+	for i := range 50 { // it looks for requests after each KiB
+		do(t, server, "SET", fmt.Sprint("other", i), strings.Repeat("v", 2<<10))
+	}
+	do(t, server, "SAVE")
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	restarted := make(chan error, 1)
+	go func() { restarted <- server.Restart() }()
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		if _, err := server.Do("PING"); err != nil && strings.HasPrefix(err.Error(), "LOADING") {
+			break
+		}
+		if time.Since(began) > patient {
+			t.Fatal("the server never reads its file")
+		}
+	}
+	log, said := captured()
+	if it, err := openURL(t, server.URL(ns), Options{Logger: log}).Get(ctxOf(t), "k"); err != nil || it.Revision != rev {
+		t.Errorf("%+v, %v", it, err)
+	}
+	if n := strings.Count(said(), "still reads its file"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, said())
+	}
+	if err := <-restarted; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUnknownVersionIsRefused(t *testing.T) {
 	server, ns := shared.Start(t), newNamespace()
 	openURL(t, server.URL(ns), Options{})
