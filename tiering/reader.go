@@ -11,11 +11,12 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/storage/segment"
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
-	"golang.org/x/sync/semaphore"
 )
 
 // ErrClosed is returned by a Reader after Close.

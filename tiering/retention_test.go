@@ -6,8 +6,9 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/cirrolog/cirrolog/storage/ids"
 	"pgregory.net/rapid"
+
+	"github.com/cirrolog/cirrolog/storage/ids"
 )
 
 func row(base, last, bytes, ts int64) Segment {

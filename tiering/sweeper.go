@@ -105,19 +105,22 @@ type SweepItem struct {
 }
 
 // SweepCount counts objects and their bytes.
-type SweepCount struct{ Objects, Bytes int64 }
+type SweepCount struct {
+	Objects int64 `json:"objects"`
+	Bytes   int64 `json:"bytes"`
+}
 
 // SweepReport is what a sweep found and did.
 type SweepReport struct {
-	Seen        SweepCount
-	Deleted     SweepCount // with DryRun: would be
-	RowsDropped int64
-	Uploads     int // unfinished multipart uploads given up
-	By          map[SweepAction]SweepCount
+	Seen        SweepCount                 `json:"seen"`
+	Deleted     SweepCount                 `json:"deleted"` // with DryRun: would be
+	RowsDropped int64                      `json:"rows_dropped"`
+	Uploads     int                        `json:"uploads"` // unfinished multipart uploads given up
+	By          map[SweepAction]SweepCount `json:"by"`
 	// Last is the last key of the last partition that is finished; with Done
 	// false, the After of a sweep that goes on.
-	Last string
-	Done bool
+	Last string `json:"last"`
+	Done bool   `json:"done"`
 }
 
 func (r *SweepReport) count(a SweepAction, bytes int64) {

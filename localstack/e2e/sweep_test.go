@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,9 @@ import (
 
 	"github.com/cirrolog/cirrolog/localstack/minio"
 	"github.com/cirrolog/cirrolog/localstack/redis"
+	"github.com/cirrolog/cirrolog/metadata"
+	"github.com/cirrolog/cirrolog/metadata/kv/kvurl"
+	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/storage/vfs"
 	"github.com/cirrolog/cirrolog/tiering"
@@ -52,6 +56,7 @@ func TestSweepWithoutAgents(t *testing.T) {
 	before := keys(tiering.DataPrefix)
 	sweep := func(args ...string) (r struct {
 		Segments tiering.SweepReport `json:"segments"`
+		Streams  broker.SweptStreams `json:"streams"`
 	}) {
 		t.Helper()
 		var out bytes.Buffer
@@ -79,11 +84,39 @@ func TestSweepWithoutAgents(t *testing.T) {
 	if err := c.nodes[0].CLI(&out, "sweep", "--metadata", c.nodes[0].o.Metadata, "--bucket", strings.Replace(c.bucket, "/main/job", "/other/job", 1)); err == nil || !strings.Contains(err.Error(), "but the bucket has no cluster") {
 		t.Errorf("another bucket: %v", err)
 	}
+	c.sweepsElsewhere()
+	if r := sweep(); !r.Streams.Elsewhere {
+		t.Errorf("beside another sweep: %+v", r)
+	}
 	for _, n := range c.nodes {
 		n.Start()
 	}
 	c.load(50)
 	c.finish()
+}
+
+// sweepsElsewhere takes the right to sweep streams, as another sweep.
+func (c *cluster) sweepsElsewhere() {
+	t := c.t
+	t.Helper()
+	store, _, err := kvurl.Open(t.Context(), c.nodes[0].o.Metadata, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	b, err := bucketurl.Open(t.Context(), c.bucket, bucketurl.Options{FS: vfs.OS()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = objstore.Close(b) })
+	meta, err := metadata.OpenTool(t.Context(), metadata.Options{KV: store, Bucket: b, Incarnation: ids.NewIncarnation()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = meta.Close() })
+	if ok, err := meta.TryDuty(t.Context(), metadata.SweepStreams, time.Minute); !ok || err != nil {
+		t.Fatalf("took the right to sweep streams: %t, %v", ok, err)
+	}
 }
 
 // keysOf returns what lists the keys under a prefix of a bucket.

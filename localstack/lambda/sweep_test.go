@@ -17,13 +17,12 @@ import (
 	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/tiering"
-	"github.com/cirrolog/cirrolog/tiering/wal"
 )
 
 // swept is the answer of the function.
 type swept struct {
 	Segments tiering.SweepReport `json:"segments"`
-	Streams  wal.Swept           `json:"streams"`
+	Streams  broker.SweptStreams `json:"streams"`
 	Expired  broker.Expired      `json:"expired"`
 }
 

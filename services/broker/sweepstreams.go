@@ -22,14 +22,20 @@ const (
 	streamSweepTime = 5 * time.Minute
 )
 
+// SweptStreams is what a sweep of sealed streams has done.
+type SweptStreams struct {
+	wal.Swept
+	Elsewhere bool `json:"elsewhere"` // another sweep is at them, so nothing was done
+}
+
 // Streams deletes objects of sealed streams that nobody needs any more, unless another sweep is
 // at it, which two may be without harm.
-func (s *Sweeper) Streams(ctx context.Context) (wal.Swept, error) {
+func (s *Sweeper) Streams(ctx context.Context) (SweptStreams, error) {
 	if err := s.o.Meta.CheckOwner(ctx); err != nil {
-		return wal.Swept{}, err
+		return SweptStreams{}, err
 	}
 	if ok, err := s.o.Meta.TryDuty(ctx, metadata.SweepStreams, streamSweepLease); !ok {
-		return wal.Swept{}, err
+		return SweptStreams{Elsewhere: err == nil}, err
 	}
 	work, cancel := context.WithTimeout(ctx, streamSweepTime)
 	var wg sync.WaitGroup
@@ -37,7 +43,7 @@ func (s *Sweeper) Streams(ctx context.Context) (wal.Swept, error) {
 	swept, err := s.sweepStreams(work)
 	cancel()
 	wg.Wait() // before the right is given up
-	return swept, errors.Join(err, s.o.Meta.EndDuty(context.WithoutCancel(ctx), metadata.SweepStreams))
+	return SweptStreams{Swept: swept}, errors.Join(err, s.o.Meta.EndDuty(context.WithoutCancel(ctx), metadata.SweepStreams))
 }
 
 func (s *Sweeper) sweepStreams(ctx context.Context) (wal.Swept, error) {

@@ -12,13 +12,12 @@ import (
 	"github.com/cirrolog/cirrolog/services/broker"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/tiering"
-	"github.com/cirrolog/cirrolog/tiering/wal"
 )
 
 // sweepResult is the answer of `sweep`.
 type sweepResult struct {
 	Segments tiering.SweepReport `json:"segments"`
-	Streams  wal.Swept           `json:"streams"`
+	Streams  broker.SweptStreams `json:"streams"`
 	DryRun   bool                `json:"dry_run"`
 }
 
@@ -75,7 +74,11 @@ func sweepTable(r *sweepResult) *table {
 	for _, action := range actions {
 		t.add(action, r.Segments.By[action].Objects, ibytes(r.Segments.By[action].Bytes))
 	}
-	if !r.DryRun {
+	switch {
+	case r.DryRun:
+	case r.Streams.Elsewhere:
+		t.add("sealed streams: another sweep is at them", "-", "-")
+	default:
 		t.add("delete: of sealed streams", r.Streams.Objects, ibytes(r.Streams.Bytes))
 		t.add("sealed streams that still have some", r.Streams.Waiting, "-")
 	}

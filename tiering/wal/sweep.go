@@ -26,9 +26,9 @@ type Needs interface {
 
 // Swept is what a sweep of sealed streams has done.
 type Swept struct {
-	Objects int   // deleted
-	Bytes   int64 // of them
-	Waiting int   // sealed streams that have objects still
+	Objects int   `json:"objects"` // deleted
+	Bytes   int64 `json:"bytes"`   // of them
+	Waiting int   `json:"waiting"` // sealed streams that have objects still
 }
 
 // SweepSealed deletes the objects of sealed streams that nobody needs: of each stream in order, one

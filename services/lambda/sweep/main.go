@@ -23,7 +23,6 @@ import (
 	"github.com/cirrolog/cirrolog/tiering"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
 	"github.com/cirrolog/cirrolog/tiering/objstore/bucketurl"
-	"github.com/cirrolog/cirrolog/tiering/wal"
 )
 
 func main() { function.Start(newHandler) }
@@ -91,7 +90,7 @@ type request struct {
 type report struct {
 	DryRun   bool                `json:"dry_run"`
 	Segments tiering.SweepReport `json:"segments"`
-	Streams  wal.Swept           `json:"streams"` // not looked at in a dry run
+	Streams  broker.SweptStreams `json:"streams"` // not looked at in a dry run
 	Expired  broker.Expired      `json:"expired"`
 }
 

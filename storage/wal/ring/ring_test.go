@@ -3,10 +3,11 @@ package ring_test
 import (
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/cirrolog/cirrolog/storage/wal"
 	"github.com/cirrolog/cirrolog/storage/wal/ring"
 	"github.com/cirrolog/cirrolog/storage/wal/waltest"
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
