@@ -32,7 +32,7 @@ type conn struct {
 	client []byte      // client id of the request at hand, in its frame; the reader's
 
 	queued   atomic.Int32 // answers given to the writer that it has not done yet
-	answered bool         // something was sent; of who writes
+	answered atomic.Bool  // something but ApiVersions
 
 	away awayList // the reader's
 
@@ -66,7 +66,12 @@ func (c *conn) run() {
 	}
 	wg.Wait()
 	c.stop()
-	if !c.answered && c.s.ctx.Err() != nil {
+	c.close()
+}
+
+// close closes the connection, with a reset when the server ends before it has answered anything but ApiVersions.
+func (c *conn) close() {
+	if !c.answered.Load() && c.s.ctx.Err() != nil {
 		reset(c.nc)
 		return
 	}
@@ -74,8 +79,8 @@ func (c *conn) run() {
 }
 
 // reset closes a connection that was not answered yet because this server can't serve it now. Clients take an
-// orderly end before the first answer for a wrong security protocol, and some (franz-go) then
-// fail what they were to send; a reset they try again.
+// orderly end before the first answer, and that to ApiVersions is none, for a wrong security protocol, and some
+// (franz-go) then fail what they were to send; a reset they try again.
 func reset(nc net.Conn) {
 	if l, ok := nc.(interface{ SetLinger(sec int) error }); ok {
 		_ = l.SetLinger(0)

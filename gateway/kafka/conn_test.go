@@ -381,7 +381,8 @@ func TestShutdown(t *testing.T) {
 	h := serve(t, Limits{})
 	topic := h.b.topic("logs", 1)
 	h.b.log(topic.ID, 0).ackAfter = func() <-chan time.Time { return time.After(300 * time.Millisecond) }
-	idle, busy, poll, fresh := h.dial(), h.dial(), h.dial(), h.dial()
+	idle, busy, poll, fresh, greeted := h.dial(), h.dial(), h.dial(), h.dial(), h.dial()
+	ask[*kmsg.ApiVersionsResponse](greeted, kmsg.NewPtrApiVersionsRequest())
 	ask[*kmsg.MetadataResponse](idle, kmsg.NewPtrMetadataRequest())
 	ask[*kmsg.MetadataResponse](busy, kmsg.NewPtrMetadataRequest())
 	poll.send(frameOf(fetchReq(12, time.Minute, want(topic, 0, 1)), 1))
@@ -404,6 +405,7 @@ func TestShutdown(t *testing.T) {
 	}
 	idle.wantClosed("an idle connection")
 	fresh.wantReset("a connection that was not answered yet") // an orderly end tells clients of a wrong security protocol
+	greeted.wantReset("a connection of which only ApiVersions was answered")
 }
 
 // refused wants a new connection to be reset, which dialling may see already.

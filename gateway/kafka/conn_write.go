@@ -111,8 +111,9 @@ func (c *conn) writeQueued(batch []*reply) {
 func (c *conn) write(batch []*reply) {
 	c.enc = c.enc[:0]
 	c.bufs = c.bufs[:0]
-	hangUp := false
+	hangUp, answer := false, false
 	for _, r := range batch {
+		answer = answer || r.api.key != kmsg.ApiVersions.Int16()
 		if r.produce != nil {
 			r.code = r.produce.code()
 		}
@@ -133,6 +134,9 @@ func (c *conn) write(batch []*reply) {
 	}
 	if len(c.bufs) > 0 && !c.dead.Load() && c.flush() != nil {
 		hangUp = true
+	}
+	if answer {
+		c.answered.Store(true)
 	}
 	if hangUp {
 		c.hangUp()
@@ -171,7 +175,6 @@ func (c *conn) flush() error {
 	for {
 		_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.limits.Write))
 		n, err := bufs.WriteTo(c.nc)
-		c.answered = c.answered || n > 0
 		if err == nil {
 			return nil
 		}
