@@ -337,7 +337,7 @@ func (m *Manager) observeLoop(ctx context.Context) {
 		defer func() { m.watched.Store(o.since()) }()
 		for _, inc := range others {
 			began := m.o.Now()
-			counter, held, err := m.o.Meta.LeaseCounter(ctx, inc)
+			counter, held, err := m.leaseCounter(ctx, inc)
 			if err != nil {
 				if ctx.Err() == nil {
 					o.Lost()
@@ -350,6 +350,14 @@ func (m *Manager) observeLoop(ctx context.Context) {
 			}
 		}
 	})
+}
+
+// leaseCounter reads another agent's lease, in the time that a renewal has: where it takes longer, nobody could
+// renew meanwhile, and an answer in the end would make dead of all.
+func (m *Manager) leaseCounter(ctx context.Context, inc ids.Incarnation) (counter uint64, held bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, m.o.TTL/2)
+	defer cancel()
+	return m.o.Meta.LeaseCounter(ctx, inc)
 }
 
 // Unchanged tells how long the lease of another agent is seen unchanged; false: it is not watched.
