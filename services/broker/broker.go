@@ -337,8 +337,12 @@ func logConfig(t *Topic) storage.LogConfig {
 		IndexInterval: int(max(t.Config.IndexIntervalBytes, 1))}
 }
 
-// loadTiered learns from the segment index what is in the bucket.
+// loadTiered learns from the segment index what is in the bucket. With several agents no partition is open yet: what
+// one has there is read when it is taken over.
 func (b *Broker) loadTiered(ctx context.Context) error {
+	if b.opts.Leaders != nil {
+		return nil
+	}
 	return b.opts.Meta.ScanSegments(ctx, ids.TopicID{}, func(r metadata.SegmentRow) error {
 		parts := b.view.Load().parts[r.TP.Topic]
 		if int(r.TP.Partition) < len(parts) && parts[r.TP.Partition] != nil {
