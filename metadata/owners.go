@@ -45,8 +45,9 @@ type Owned struct {
 	Owner
 }
 
-// raisedAtOnce is how many partitions one commit raises: each has an op and a precondition.
-const raisedAtOnce = kv.MaxCommitKeys / 2
+// rowsAtOnce is how many rows one commit writes where there are many: each may have a precondition, and DynamoDB needs
+// room in the transaction for its log of changes, else it takes two more.
+const rowsAtOnce = kv.MaxCommitKeys / 2
 
 // RaiseOwners raises the rows of partitions to what the chain in the bucket says. Rows that
 // know more stay as they are. What this agent knows is raised in any case.
@@ -57,7 +58,7 @@ func (s *Store) RaiseOwners(ctx context.Context, owned []Owned) error {
 		return unavailable("raise owners of partitions", err)
 	}
 	for len(owned) > 0 { // with the log start as far as it is known: the row may have been forgotten
-		n := min(len(owned), raisedAtOnce)
+		n := min(len(owned), rowsAtOnce)
 		some := owned[:n]
 		owned = owned[n:]
 		err := s.update(ctx, func() (ops []kv.Op, pre []kv.Precondition, err error) {

@@ -215,7 +215,7 @@ func (s *Store) ForgetTopic(ctx context.Context, id ids.TopicID) error {
 // deleteRows deletes rows in commits within the limits; absent ones are no error.
 func (s *Store) deleteRows(ctx context.Context, keys []string) error {
 	for len(keys) > 0 {
-		n := min(len(keys), kv.MaxCommitKeys)
+		n := min(len(keys), rowsAtOnce)
 		ops := make([]kv.Op, n)
 		for i, key := range keys[:n] {
 			ops[i] = kv.Op{Key: key, Delete: true}

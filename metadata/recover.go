@@ -119,7 +119,7 @@ func (s *Store) IndexSegments(ctx context.Context, rows []SegmentRow) error {
 		if err != nil {
 			return err
 		}
-		if ops = append(ops, kv.Op{Key: r.row(r.TP), Value: v}); len(ops) == kv.MaxCommitKeys {
+		if ops = append(ops, kv.Op{Key: r.row(r.TP), Value: v}); len(ops) == rowsAtOnce {
 			if err := flush(); err != nil {
 				return err
 			}
