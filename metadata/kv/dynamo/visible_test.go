@@ -336,6 +336,60 @@ func TestWatchWaitsForLateItems(t *testing.T) {
 	wg.Wait()
 }
 
+// TestWatchWaitsForLateEntry: a store that begins while a head is visible whose entry is not waits for that, and
+// for what it tells: neither its reads nor its watch would have the change.
+func TestWatchWaitsForLateEntry(t *testing.T) {
+	s := openStore(t, fresh())
+	e := entry{ref: refOf(9, 1), rev: s.clock.next(), keys: []string{"w/k"}}
+	plant(t, s, headItem(s, e))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		time.Sleep(200 * time.Millisecond)
+		plant(t, s, e.attrs(s.lay, time.Now().Add(keep).Unix()))
+		time.Sleep(200 * time.Millisecond)
+		plant(t, s, rowItem(s, row{key: "w/k", value: []byte("late"), rev: e.rev}))
+	})
+	other := openStore(t, s.lay.prefix)
+	for _, prefix := range []string{"other/", "w/"} {
+		if _, err := other.Watch(testCtx(t), prefix); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if it, err := other.Get(testCtx(t), "w/k"); err != nil || string(it.Value) != "late" {
+		t.Errorf("a watch began before a change that it will not deliver: %v, %v", it, err)
+	}
+}
+
+// TestWatchesShareWhatTheyReadBack: the second watch reads what came since the first alone, and misses nothing.
+func TestWatchesShareWhatTheyReadBack(t *testing.T) {
+	writer := openStore(t, fresh())
+	for i := range 200 {
+		mustCommit(t, writer, set(fmt.Sprintf("a/%d", i), "v"), set(fmt.Sprintf("b/%d", i), "v"))
+	}
+	s := openStore(t, writer.lay.prefix)
+	for i, prefix := range []string{"a/", "b/", "c/", "d/"} {
+		mustCommit(t, writer, set(prefix+"last", "v"))
+		if _, err := s.Watch(testCtx(t), prefix); err != nil {
+			t.Fatal(err)
+		}
+		late := 0
+		for n, tail := range s.watch.back {
+			for j, e := range tail.entries {
+				if late++; j > 0 && slices.ContainsFunc(tail.entries[:j], func(o entry) bool { return o.ref == e.ref }) {
+					t.Errorf("entry %d of shard %d is there twice", e.ref.seq(), n)
+				}
+			}
+		}
+		if late != 200+i+1 {
+			t.Errorf("watch %d knows of %d late commits, want %d", i, late, 200+i+1)
+		}
+		if _, err := s.Get(testCtx(t), prefix+"last"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestWatchEndsAtGap: entries that are gone end the watches.
 func TestWatchEndsAtGap(t *testing.T) {
 	opts := testOptions()

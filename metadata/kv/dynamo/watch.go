@@ -42,6 +42,8 @@ type poller struct {
 	seen    map[string]kv.Revision // delivered
 	seenOld map[string]kv.Revision // delivered before rotated
 	rotated time.Time
+	back    map[int]tail // what watches that began lately have read back
+	backAt  time.Time    // when the first of it was read
 }
 
 type watching struct {
@@ -147,6 +149,9 @@ func (p *poller) prune() {
 }
 
 func (p *poller) step() {
+	if time.Since(p.backAt) > shareBack {
+		p.back = nil
+	}
 	err := p.poll(p.ctx)
 	switch {
 	case err == nil || p.ctx.Err() != nil:
@@ -158,96 +163,6 @@ func (p *poller) step() {
 			w.cancel()
 		}
 	}
-}
-
-// admit begins a watch. Everything that the change log tells up to here is
-// visible to reads when it returns, and all that comes later is delivered.
-func (p *poller) admit(j *join) error {
-	ctx, cancel := context.WithCancel(p.ctx)
-	defer cancel()
-	defer context.AfterFunc(j.ctx, cancel)()
-	p.prune()
-	if len(p.watches) == 0 {
-		if err := p.reset(ctx); err != nil {
-			return err
-		}
-	} else if err := p.poll(ctx); err != nil {
-		return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
-	}
-	if err := p.settle(ctx, j.prefix); err != nil {
-		return err
-	}
-	wctx, end := context.WithCancel(j.ctx)
-	ch, err := p.hub.Watch(wctx, j.prefix)
-	if err != nil {
-		end()
-		return err
-	}
-	p.watches = append(p.watches, &watching{prefix: j.prefix, ctx: wctx, cancel: end})
-	j.ch = ch
-	return nil
-}
-
-// reset begins at the present end of the change log.
-func (p *poller) reset(ctx context.Context) error {
-	if err := p.s.verify(ctx); err != nil {
-		return err
-	}
-	heads, err := p.s.heads(ctx)
-	if err != nil {
-		return err
-	}
-	p.heads, p.pos = heads, [shards]uint64{}
-	for n, h := range heads {
-		p.pos[n] = h.seq
-	}
-	p.late, p.wanted, p.large = map[int]time.Time{}, map[string]wish{}, map[logRef]*largeWait{}
-	p.seen, p.seenOld, p.rotated = map[string]kv.Revision{}, nil, time.Now()
-	return nil
-}
-
-// settle waits until reads see what the late entries tell of prefix. Large
-// commits among them that are not decided are waited for like new ones.
-func (p *poller) settle(ctx context.Context, prefix string) error {
-	wanted := map[string]kv.Revision{}
-	for n, h := range p.heads {
-		if !p.s.clock.within(h.rev, p.s.opts.recent) {
-			continue
-		}
-		late, err := p.s.logBack(ctx, n, p.pos[n], func(e entry) bool { return p.s.clock.within(e.rev, p.s.opts.recent) })
-		if err != nil {
-			return err
-		}
-		for _, e := range late {
-			if e.large && e.outcome == 0 {
-				p.await(e)
-			}
-			if e.large {
-				continue
-			}
-			for _, k := range e.matching([]string{prefix}) {
-				wanted[k] = max(wanted[k], e.rev)
-			}
-		}
-	}
-	for t := p.s.newTries(); len(wanted) > 0; {
-		rows, err := p.s.rows(ctx, keysOf(wanted))
-		if err != nil {
-			return err
-		}
-		for k, rev := range wanted {
-			if rows[k].rev >= rev {
-				delete(wanted, k)
-			}
-		}
-		if len(wanted) == 0 {
-			break
-		}
-		if err := t.pause(ctx, errors.New("changes are not visible yet")); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func keysOf[V any](m map[string]V) []string {
