@@ -125,8 +125,8 @@ func every(ctx context.Context, d time.Duration, f func()) {
 	}
 }
 
-// keptLoop lets the stream be trimmed of what others have tiered. It is apart from the housekeeping, for which
-// nobody who waits for room in the stream is to wait.
+// keptLoop lets the stream be trimmed of what others have tiered. It is apart from the housekeeping: who waits for
+// room in the stream is not to wait for that, too.
 func (b *Broker) keptLoop() {
 	defer b.wg.Done()
 	every(b.ctx, time.Second, b.dropKept)

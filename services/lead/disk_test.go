@@ -12,22 +12,30 @@ import (
 	"github.com/cirrolog/cirrolog/tiering/wal"
 )
 
+// started returns what the manager of a new start of an agent needs, as node, or as one that gets its number.
+func started(t *testing.T, store kv.Store, bucket objstore.Bucket, node int32) Options {
+	t.Helper()
+	inc, discard := ids.NewIncarnation(), slog.New(slog.DiscardHandler)
+	meta, err := metadata.Open(t.Context(), metadata.Options{KV: store, Bucket: bucket, Incarnation: inc, NodeID: node, Logger: discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { meta.Close() })
+	cluster, err := ids.ParseTopicID(meta.ClusterID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Options{Meta: meta, Bucket: bucket, Cluster: cluster, Incarnation: inc, Logger: discard}
+}
+
 // onDisk returns the managers of two starts on one disk, and its bucket.
 func onDisk(t *testing.T) (a, b *Manager, bucket objstore.Bucket) {
 	store, bucket := kv.NewMem(kv.MemOptions{}), objstore.NewMem()
 	t.Cleanup(func() { store.Close() })
 	open := func() *Manager {
-		inc := ids.NewIncarnation()
-		meta, err := metadata.Open(t.Context(), metadata.Options{KV: store, Bucket: bucket, Incarnation: inc, NodeID: 1, Logger: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { meta.Close() })
-		cluster, err := ids.ParseTopicID(meta.ClusterID())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return New(Options{Meta: meta, Bucket: bucket, Cluster: cluster, Incarnation: inc, Disk: ids.DiskID{1}, OpenDisk: func() error { return nil }})
+		o := started(t, store, bucket, 1)
+		o.Disk, o.OpenDisk = ids.DiskID{1}, func() error { return nil }
+		return New(o)
 	}
 	return open(), open(), bucket
 }

@@ -277,8 +277,13 @@ func (m *Manager) willing(but map[ids.Incarnation]bool, drained bool) (out []Can
 	return out
 }
 
+// inTime bounds a call about leases: who renews one must get another try before it ends.
+func (m *Manager) inTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, m.o.TTL/2)
+}
+
 func (m *Manager) renew(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, m.o.TTL/2)
+	ctx, cancel := m.inTime(ctx)
 	defer cancel()
 	began := m.o.LeaseNow()
 	m.mu.Lock()
@@ -355,7 +360,7 @@ func (m *Manager) observeLoop(ctx context.Context) {
 // leaseCounter reads another agent's lease, in the time that a renewal has: where it takes longer, nobody could
 // renew meanwhile, and an answer in the end would make dead of all.
 func (m *Manager) leaseCounter(ctx context.Context, inc ids.Incarnation) (counter uint64, held bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, m.o.TTL/2)
+	ctx, cancel := m.inTime(ctx)
 	defer cancel()
 	return m.o.Meta.LeaseCounter(ctx, inc)
 }

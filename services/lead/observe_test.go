@@ -2,14 +2,11 @@ package lead
 
 import (
 	"context"
-	"log/slog"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/metadata/kv"
-	"github.com/cirrolog/cirrolog/storage/ids"
 	"github.com/cirrolog/cirrolog/tiering/objstore"
 )
 
@@ -70,29 +67,18 @@ func (idleHost) Reassert(context.Context) error { return nil }
 // asked waited for it as who was to renew did.
 func TestStalledStoreShowsNobodyDead(t *testing.T) {
 	const ttl = time.Second
-	ctx := t.Context()
 	store, bucket := &stallingStore{Store: kv.NewMem(kv.MemOptions{})}, objstore.NewMem()
 	t.Cleanup(func() { store.Close() })
-	discard := slog.New(slog.DiscardHandler)
 	var managers []*Manager
-	var metas []*metadata.Store
 	for port := range int32(3) {
-		inc := ids.NewIncarnation()
-		meta, err := metadata.Open(ctx, metadata.Options{KV: store, Bucket: bucket, Incarnation: inc, Logger: discard})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { meta.Close() })
-		cluster, err := ids.ParseTopicID(meta.ClusterID())
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := New(Options{Meta: meta, Bucket: bucket, Stream: &endedStream{}, Host: idleHost{}, Cluster: cluster, Incarnation: inc, TTL: ttl, Logger: discard, Now: time.Now})
-		if err := m.Start(ctx, "127.0.0.1", 9092+port, ""); err != nil {
+		o := started(t, store, bucket, 0)
+		o.Stream, o.Host, o.TTL = &endedStream{}, idleHost{}, ttl
+		m := New(o)
+		if err := m.Start(t.Context(), "127.0.0.1", 9092+port, ""); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = m.Close() })
-		managers, metas = append(managers, m), append(metas, meta)
+		managers = append(managers, m)
 	}
 	time.Sleep(ttl)
 	for _, m := range managers {
@@ -104,8 +90,8 @@ func TestStalledStoreShowsNobodyDead(t *testing.T) {
 	time.Sleep(2 * ttl)
 	goOn()
 	time.Sleep(3 * ttl / 2)
-	for i, meta := range metas {
-		if sealed := meta.Sealed(); len(sealed) > 0 {
+	for i, m := range managers {
+		if sealed := m.o.Meta.Sealed(); len(sealed) > 0 {
 			t.Errorf("agent %d takes %v for dead", i, sealed)
 		}
 	}

@@ -3,12 +3,10 @@ package lead
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/cirrolog/cirrolog/metadata"
 	"github.com/cirrolog/cirrolog/metadata/kv"
 	"github.com/cirrolog/cirrolog/storage/ids"
 	contract "github.com/cirrolog/cirrolog/storage/wal"
@@ -34,21 +32,8 @@ func TestFailedTakeoverIsPaced(t *testing.T) {
 	ctx := t.Context()
 	store, bucket := kv.NewMem(kv.MemOptions{}), objstore.NewMem()
 	t.Cleanup(func() { store.Close() })
-	discard := slog.New(slog.DiscardHandler)
-	open := func() (*metadata.Store, ids.Incarnation) {
-		inc := ids.NewIncarnation()
-		meta, err := metadata.Open(ctx, metadata.Options{KV: store, Bucket: bucket, Incarnation: inc, Logger: discard})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { meta.Close() })
-		return meta, inc
-	}
-	meta, inc := open()
-	cluster, err := ids.ParseTopicID(meta.ClusterID())
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := started(t, store, bucket, 0)
+	meta, inc, cluster := o.Meta, o.Incarnation, o.Cluster
 
 	dead, tp := ids.NewIncarnation(), ids.TopicPartition{Topic: ids.TopicID{1}}
 	s, err := wal.Open(ctx, wal.Options{Bucket: bucket, Cluster: cluster, Incarnation: dead, Pool: contract.NewPool(1 << 20), Announce: func([]*contract.Entry, error) {}})
@@ -70,12 +55,13 @@ func TestFailedTakeoverIsPaced(t *testing.T) {
 	}
 
 	stream := &endedStream{}
-	m := New(Options{Meta: meta, Bucket: bucket, Stream: stream, Cluster: cluster, Incarnation: inc, TTL: 2 * time.Second, Logger: discard, Now: time.Now})
+	o.Stream, o.TTL = stream, 2*time.Second
+	m := New(o)
 	if err := m.Start(ctx, "127.0.0.1", 9092, ""); err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	other, _ := open()
+	other := started(t, store, bucket, 0).Meta
 	if err := other.Register(ctx, "127.0.0.1", 9093, ""); err != nil {
 		t.Fatal(err)
 	}
